@@ -1,0 +1,143 @@
+"""Autoregressive transformer over columns: GenRe's generator (Garg, Nagalapatti, Sarawagi, ICLR 2025).
+
+R(x⁺ | x) = Π_d R(x⁺_d | x⁺_<d, x), each factor a softmax over the column's alphabet (backbones/alphabet.py).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from backbones.alphabet import Alphabet
+from backbones.layers import Block, ColumnEmbedding, ColumnHead, ScalarEmbedding, log_choice
+from recourse_gen.backbone import Backbone
+from recourse_gen.constraints import Feasible
+from recourse_gen.noise import Noise
+from recourse_gen.rows import Rows
+from recourse_gen.schema import Schema
+
+
+class AutoregressiveBackbone(Backbone):
+    """Encoder over the factual's columns, causal decoder over the counterfactual's.
+
+    width, heads: of every block. encoder_layers, decoder_layers: number of blocks.
+    bins, spacing: how a continuous column is cut: ``quantile`` bins with a uniform draw inside, or a ``uniform`` grid
+        of values from which one is emitted (the paper's).
+    smoothing: standard deviation, in scaled units (0 to 1), of a Gaussian that blurs numeric targets; 0 for none.
+    cross_attention: the decoder attends to every encoded column (the paper's); otherwise decoder position d simply
+        receives the encoded column d, so leaving a column as it is needs no attention.
+    cost_prior: add −λ·s_d·C_d(x_d, ·) to the logits of column d, with s_d learned from 1: the factor that Q itself has.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        *,
+        width: int = 64,
+        heads: int = 4,
+        encoder_layers: int = 2,
+        decoder_layers: int = 2,
+        bins: int = 64,
+        spacing: str = "quantile",
+        smoothing: float = 0.0,
+        cross_attention: bool = False,
+        cost_prior: bool = True,
+    ) -> None:
+        super().__init__(schema)
+        self.alphabet = Alphabet(schema, bins=bins, spacing=spacing)
+        sizes, columns = self.alphabet.sizes, len(schema.features)
+        self.smoothing, self.cost_prior = smoothing, cost_prior
+        self.embed_factual = ColumnEmbedding(sizes, width)
+        self.embed_previous = ColumnEmbedding(sizes, width)
+        self.embed_cost_weight = ScalarEmbedding(width)
+        self.encoder_position = nn.Parameter(torch.randn(columns, width) * 0.1)
+        self.decoder_position = nn.Parameter(torch.randn(columns, width) * 0.1)
+        self.encoder = nn.ModuleList([Block(width, heads) for _ in range(encoder_layers)])
+        self.decoder = nn.ModuleList([Block(width, heads, cross=cross_attention) for _ in range(decoder_layers)])
+        self.cross_attention = cross_attention
+        self.norm = nn.LayerNorm(width)
+        self.head = ColumnHead(sizes, width)
+        self.cost_scale = nn.Parameter(torch.ones(columns)) if cost_prior else None
+
+    def forward(self, factual: Rows, counterfactual: Rows, cost_weight: Tensor) -> Tensor:
+        """Negative log-likelihood ``(B,)`` in nats; the cross-entropy to blurred targets if `smoothing` > 0."""
+        log_p = torch.log_softmax(self._logits(factual, counterfactual, cost_weight), -1)
+        codes = self.alphabet.codes(counterfactual)
+        if not self.smoothing:
+            return -log_p.gather(2, codes[:, :, None])[..., 0].sum(1)
+        targets = self.alphabet.blurred(codes, self.alphabet.numbers(counterfactual), self.smoothing)
+        return -(targets * log_p.masked_fill(targets == 0, 0.0)).sum((1, 2))
+
+    def log_prob(self, factual: Rows, counterfactual: Rows, cost_weight: Tensor) -> Tensor:
+        """log R(x⁺ | x) ``(B,)`` in nats: a probability of tokens times a density of continuous columns."""
+        log_p = torch.log_softmax(self._logits(factual, counterfactual, cost_weight), -1)
+        codes = self.alphabet.codes(counterfactual)
+        return log_p.gather(2, codes[:, :, None])[..., 0].sum(1) - self.alphabet.log_width(codes).sum(1)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        factual: Rows,
+        *,
+        num_samples: int,
+        cost_weight: Tensor,
+        feasible: Feasible | None = None,
+        temperature: float = 1.0,
+        noise: Noise,
+    ) -> Rows:
+        """Ancestral sampling: encode once, then one cached decoder step per column for all R = B·S candidates."""
+        context, prior = self._encode(factual, cost_weight), self._prior(factual, cost_weight)
+        owner = torch.arange(factual.batch_size, device=context.device).repeat_interleave(num_samples)
+        draft = self.alphabet.draft(factual, owner, feasible)
+        head_width = context.shape[2] // self.decoder[0].self_attention.heads
+        shape = (len(owner), self.decoder[0].self_attention.heads, context.shape[1], head_width)
+        caches = [(context.new_empty(shape), context.new_empty(shape)) for _ in self.decoder]
+        memories = [
+            tuple(part[owner] for part in block.cross_attention.keys_values(context)) if self.cross_attention else None
+            for block in self.decoder
+        ]
+        start = context + self.decoder_position
+        previous = context.new_zeros(len(owner), context.shape[2])
+        for column, size in enumerate(self.alphabet.sizes):
+            x = (start[:, column][owner] + previous)[:, None]
+            for block, cache, memory in zip(self.decoder, caches, memories, strict=True):
+                x = block.step(x, cache, column, memory)
+            logits = self.head.column(self.norm(x[:, 0]), column, size)
+            if prior is not None:
+                logits = logits + prior[:, column, :size][owner]
+            logits = (logits / temperature).masked_fill(~draft.mask(column), -math.inf)
+            uniform = noise.uniform(num_samples, 2).flatten(0, 1)
+            codes = log_choice(logits, uniform[:, 0])
+            values = draft.emit(column, codes, uniform[:, 1])
+            previous = self.embed_previous(codes, values, column)
+        drawn = draft.rows()
+        return Rows(
+            rearrange(drawn.num, "(b s) n -> b s n", s=num_samples), rearrange(drawn.cat, "(b s) c -> b s c", s=num_samples)
+        )
+
+    def _encode(self, factual: Rows, cost_weight: Tensor) -> Tensor:
+        """Context ``(B, D, W)``: each column of the factual, having seen the others and λ."""
+        x = self.embed_factual(self.alphabet.codes(factual), self.alphabet.numbers(factual)) + self.encoder_position
+        x = x + self.embed_cost_weight(cost_weight)[:, None]
+        for block in self.encoder:
+            x = block(x)
+        return x
+
+    def _prior(self, factual: Rows, cost_weight: Tensor) -> Tensor | None:
+        """−λ·s_d·C_d(x_d, level) ``(B, D, L)``."""
+        if self.cost_scale is None:
+            return None
+        return -self.alphabet.costs(factual) * (cost_weight[:, None] * self.cost_scale)[..., None]
+
+    def _logits(self, factual: Rows, counterfactual: Rows, cost_weight: Tensor) -> Tensor:
+        """Teacher-forced logits ``(B, D, L)``; position d sees the counterfactual's columns before d."""
+        context, prior = self._encode(factual, cost_weight), self._prior(factual, cost_weight)
+        seen = self.embed_previous(self.alphabet.codes(counterfactual), self.alphabet.numbers(counterfactual))
+        x = context + self.decoder_position + nn.functional.pad(seen[:, :-1], (0, 0, 1, 0))
+        for block in self.decoder:
+            x = block(x, causal=True, memory=context if self.cross_attention else None)
+        logits = self.head(self.norm(x))
+        return logits if prior is None else logits + prior

@@ -1,0 +1,202 @@
+"""What recourse is judged by: pure functions on plain frames that never see the method.
+
+A *factual* frame and a *counterfactual* frame are row-aligned: same length and columns, row i answers row i. A factual
+without an answer is a row with missing values. Such a row is a failure wherever a metric is a yes or no (validity,
+plausibility, robustness are False or 0) and missing (NaN) wherever it is a quantity (cost, number of changes).
+
+All distances use the raw float64 values of the frames, scaled by `Feature.bounds`, and ignore cost weights: a weight is
+what one person prefers, the metric compares methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from sklearn.neighbors import LocalOutlierFactor
+
+from recourse_gen.constraints import changed_cells
+from recourse_gen.schema import Schema
+
+if TYPE_CHECKING:
+    from recourse_gen.classifier import Classifier
+    from recourse_gen.constraints import Constraints
+
+
+def answered(counterfactuals: pd.DataFrame) -> np.ndarray:
+    """Bool ``(B,)``: the rows that hold an answer, that is no missing value."""
+    return counterfactuals.notna().all(axis=1).to_numpy(dtype=bool)
+
+
+def validity(counterfactuals: pd.DataFrame, classifier: Classifier, threshold: float = 0.5) -> np.ndarray:
+    """Bool ``(B,)``, higher is better: the classifier's favourable probability exceeds `threshold` (0 to 1)."""
+    return _probability(counterfactuals, classifier) > threshold
+
+
+def cost(factuals: pd.DataFrame, counterfactuals: pd.DataFrame, schema: Schema) -> np.ndarray:
+    """Float64 ``(B,)``, lower is better, NaN without an answer: the size of the change, in columns (0 to about D).
+
+    L1 over numeric columns scaled to their training range plus the number of categorical columns that differ.
+    """
+    differs = changed(factuals, counterfactuals)
+    total = np.zeros(len(factuals))
+    for feature in schema.features:
+        before, after = factuals[feature.name], counterfactuals[feature.name]
+        if feature.kind == "categorical":
+            total += differs[:, factuals.columns.get_loc(feature.name)]
+        else:
+            total += np.abs(feature.scaled(_numbers(before)) - feature.scaled(_numbers(after)))
+    return np.where(answered(counterfactuals), total, np.nan)
+
+
+def sparsity(factuals: pd.DataFrame, counterfactuals: pd.DataFrame) -> np.ndarray:
+    """Float64 ``(B,)``, lower is better, NaN without an answer: the number of columns that change (0 to D)."""
+    return np.where(answered(counterfactuals), changed(factuals, counterfactuals).sum(axis=1), np.nan)
+
+
+def changed(factuals: pd.DataFrame, counterfactuals: pd.DataFrame) -> np.ndarray:
+    """Bool ``(B, D)``, columns in the factuals' order: which values differ. A row without an answer changes nothing."""
+    _check_aligned(factuals, counterfactuals)
+    found = answered(counterfactuals)
+    differs = np.zeros(factuals.shape, dtype=bool)
+    differs[found] = changed_cells(factuals[found], restore_dtypes(counterfactuals[found], factuals))
+    return differs
+
+
+def plausibility(
+    counterfactuals: pd.DataFrame, reference: pd.DataFrame, schema: Schema, n_neighbors: int = 5
+) -> np.ndarray:
+    """Bool ``(B,)``, higher is better: the row is an inlier among the `reference` rows.
+
+    Local outlier factor (Breunig et al., 2000; novelty detection over `n_neighbors`) on `coordinates`. To judge many
+    frames against one reference, fit `outlier_detector` once and call `inlier`.
+    """
+    return inlier(counterfactuals, outlier_detector(reference, schema, n_neighbors), schema)
+
+
+def outlier_detector(reference: pd.DataFrame, schema: Schema, n_neighbors: int = 5) -> LocalOutlierFactor:
+    """Local outlier factor fitted on the reference rows. Raises ValueError for fewer than two of them."""
+    if len(reference) < 2:
+        raise ValueError(f"plausibility needs at least two reference rows, got {len(reference)}")
+    neighbors = min(n_neighbors, len(reference) - 1)
+    return LocalOutlierFactor(n_neighbors=neighbors, novelty=True, n_jobs=-1).fit(coordinates(reference, schema))
+
+
+def inlier(counterfactuals: pd.DataFrame, detector: LocalOutlierFactor, schema: Schema) -> np.ndarray:
+    """Bool ``(B,)``: the detector calls the row an inlier; False without an answer."""
+    found = answered(counterfactuals)
+    flags = np.zeros(len(counterfactuals), dtype=bool)
+    if found.any():
+        flags[found] = detector.predict(coordinates(counterfactuals[found], schema)) == 1
+    return flags
+
+
+def violations(factuals: pd.DataFrame, counterfactuals: pd.DataFrame, constraints: Constraints | None) -> np.ndarray:
+    """Bool ``(B,)``, lower is better: the answer breaks a constraint. A row without an answer breaks none."""
+    _check_aligned(factuals, counterfactuals)
+    found = answered(counterfactuals)
+    broken = np.zeros(len(factuals), dtype=bool)
+    if constraints is not None and found.any():
+        after = restore_dtypes(counterfactuals[found], factuals)
+        broken[found] = np.asarray(constraints.violations(factuals[found], after), dtype=bool)
+    return broken
+
+
+def diversity(counterfactuals: pd.DataFrame, schema: Schema) -> pd.Series:
+    """Float64 per factual, higher is more diverse, in columns as `cost`: mean cost between two of its answers.
+
+    counterfactuals: complete rows whose first index level is the factual, several rows each.
+    A factual with a single answer has no pair and gets NaN.
+    """
+    codes, factuals = pd.factorize(counterfactuals.index.get_level_values(0))
+    points = coordinates(counterfactuals, schema)
+    sizes = np.bincount(codes, minlength=len(factuals))
+    rank = counterfactuals.groupby(codes).cumcount().to_numpy()
+    padded = np.full((len(factuals), sizes.max(initial=0), points.shape[1]), np.nan)
+    padded[codes, rank] = points
+    # Of n sorted values the i-th is subtracted n-1-i times and added i times over all pairs; padding sorts last.
+    times = 2 * np.arange(padded.shape[1]) - sizes[:, None] + 1
+    total = np.nansum(np.sort(padded, axis=1) * times[:, :, None], axis=(1, 2))
+    pairs = sizes * (sizes - 1) / 2
+    return pd.Series(np.divide(total, pairs, out=np.full(len(factuals), np.nan), where=pairs > 0), index=factuals)
+
+
+def robustness(counterfactuals: pd.DataFrame, classifiers: Sequence[Classifier], threshold: float = 0.5) -> np.ndarray:
+    """Float64 ``(B,)`` in 0 to 1, higher is better: share of the classifiers that say yes; 0 without an answer."""
+    if not classifiers:
+        raise ValueError("robustness needs at least one classifier, got none")
+    return np.mean([validity(counterfactuals, classifier, threshold) for classifier in classifiers], axis=0)
+
+
+def score(validity: float, plausibility: float, cost: float, d: int) -> float:
+    """Validity + plausibility − cost / d (GenRe, Garg et al., ICLR 2025), higher is better, at most 2.
+
+    validity, plausibility: shares of all factuals, 0 to 1. cost: mean over the answers. d: number of columns.
+    """
+    return validity + plausibility - cost / d
+
+
+def coordinates(frame: pd.DataFrame, schema: Schema) -> np.ndarray:
+    """Float64 ``(B, E)``: L1 between two rows is their `cost`.
+
+    Numbers min-max scaled, two-level categories 0 or 1, larger categories half their one-hot vector. A category that
+    the schema lacks is 0.5 of two levels and all zeros of more: equally far from every known level.
+    """
+    columns: list[np.ndarray] = []
+    for feature in schema.features:
+        if feature.kind != "categorical":
+            columns.append(feature.scaled(_numbers(frame[feature.name]))[:, None])
+            continue
+        codes = level_codes(frame[feature.name], feature.levels)
+        if len(feature.levels) <= 2:
+            columns.append(np.where(codes < 0, 0.5, codes)[:, None])
+        else:
+            columns.append((codes[:, None] == np.arange(len(feature.levels))) / 2)
+    return np.concatenate(columns, axis=1)
+
+
+def level_codes(column: pd.Series, levels: Sequence[Any]) -> np.ndarray:
+    """Int64 ``(B,)``: the place of each value among the levels, −1 for a value that is not among them."""
+    return pd.Index(levels, dtype=object).get_indexer(pd.Index(column.astype(object), dtype=object)).astype(np.int64)
+
+
+def restore_dtypes(counterfactuals: pd.DataFrame, factuals: pd.DataFrame) -> pd.DataFrame:
+    """Complete rows in the factuals' columns and, wherever no value changes by it, dtypes.
+
+    A frame that also holds rows without an answer has floats for integers and objects for booleans. A value that does
+    not fit (4.5 among integers, a new category) keeps its column as it is: rounding it would flatter the method.
+    """
+    columns = {}
+    for name in factuals.columns:
+        column = counterfactuals[name]
+        try:
+            restored = column.astype(factuals[name].dtype)
+            exact = bool((restored.astype(object) == column.astype(object)).all())
+        except (ValueError, TypeError):
+            exact = False
+        columns[name] = restored if exact else column
+    return pd.DataFrame(columns, index=counterfactuals.index)
+
+
+def _probability(counterfactuals: pd.DataFrame, classifier: Classifier) -> np.ndarray:
+    """Float64 ``(B,)``: probability of the favourable class, 0 without an answer."""
+    found = answered(counterfactuals)
+    probability = np.zeros(len(counterfactuals))
+    if found.any():
+        rows = counterfactuals if found.all() else counterfactuals[found].infer_objects()
+        probability[found] = np.asarray(classifier.probability(rows), dtype=np.float64)
+    return probability
+
+
+def _numbers(column: pd.Series) -> np.ndarray:
+    return column.to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def _check_aligned(factuals: pd.DataFrame, counterfactuals: pd.DataFrame) -> None:
+    if len(factuals) != len(counterfactuals):
+        raise ValueError(f"{len(factuals)} factuals but {len(counterfactuals)} counterfactuals: rows must correspond")
+    missing = [name for name in factuals.columns if name not in counterfactuals.columns]
+    if missing:
+        raise ValueError(f"the counterfactuals lack column {missing[0]!r} of the factuals")

@@ -1,0 +1,57 @@
+"""Random numbers that depend on a seed and a row's content, and on nothing else."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from recourse_gen.rows import Rows
+
+_MASK = 0xFFFFFFFF
+
+
+def _mix(x: Tensor) -> Tensor:
+    """A 32-bit avalanche on int64 tensors (the "lowbias32" finaliser of C. Wellons' hash-prospector search)."""
+    x = x & _MASK
+    x = ((x ^ (x >> 16)) * 0x7FEB352D) & _MASK
+    x = ((x ^ (x >> 15)) * 0x846CA68B) & _MASK
+    return x ^ (x >> 16)
+
+
+class Noise:
+    """A counter-based stream: the answer for a row is the same alone, in any batch and on any process.
+
+    `keys` is int64 ``(B, 2)``, one pair of 32-bit words per row; `Noise.of(rows, seed)` derives it from content. Each
+    call draws afresh, so a sampler that makes the same calls gets the same numbers. Sample s is the same number
+    whatever the number of samples.
+    """
+
+    def __init__(self, keys: Tensor, *, first_sample: int = 0) -> None:
+        self.keys = keys
+        self.first_sample = first_sample
+        self._draws = 0
+
+    @classmethod
+    def of(cls, rows: Rows, seed: int, *, first_sample: int = 0) -> Noise:
+        """Keys from the seed and the rows ``(B, ·)``; samples are numbered from `first_sample`."""
+        bits = rows.num.contiguous().view(torch.int32).to(torch.int64)
+        words = torch.cat([bits & _MASK, rows.cat], 1)
+        keys = torch.stack([torch.full_like(words[:, 0], seed & _MASK), torch.full_like(words[:, 0], ~seed & _MASK)], 1)
+        for column in words.unbind(1):
+            keys = _mix(_mix(keys ^ column[:, None]) + torch.tensor([0x9E3779B9, 0x85EBCA6B], device=keys.device))
+        return cls(keys, first_sample=first_sample)
+
+    def uniform(self, samples: int, columns: int) -> Tensor:
+        """Float32 ``(B, samples, columns)``, uniform on the open interval (0, 1)."""
+        self._draws += 1
+        device = self.keys.device
+        sample = torch.arange(self.first_sample, self.first_sample + samples, device=device)[:, None]
+        column = torch.arange(columns, device=device)
+        counter = _mix(_mix(sample + 0x632BE5AB) ^ (column * 0x9E3779B1 + self._draws))
+        word = _mix(self.keys[:, 0, None, None] ^ counter)
+        word = _mix(word ^ _mix(self.keys[:, 1, None, None] + counter))
+        return ((word >> 8).float() + 0.5) * 2.0**-24
+
+    def normal(self, samples: int, columns: int) -> Tensor:
+        """Float32 ``(B, samples, columns)``, standard normal by inverse CDF."""
+        return torch.special.ndtri(self.uniform(samples, columns))

@@ -1,0 +1,136 @@
+"""Pair supervision: the closed-form law Q(x⁺ | x) over training rows that backbones learn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from recourse_gen.constraints import Constraints
+from recourse_gen.cost import RecourseCost
+from recourse_gen.rows import Rows
+from recourse_gen.transform import TableTransform
+
+
+@dataclass(frozen=True)
+class PairOptions:
+    """How pairs are synthesised.
+
+    top_k: partners per factual, K, the nearest ones. gamma: partners need a classifier probability above it.
+    cost_weight: λ, one number or a (low, high) range from which training draws log-uniformly per row.
+    block: factuals per block while searching; memory is O(block × partners).
+    """
+
+    top_k: int = 1000
+    gamma: float = 0.7
+    cost_weight: float | Sequence[float] = (2.0, 20.0)
+    block: int = 1024
+
+    def __post_init__(self) -> None:
+        low, high = self.cost_weight_range
+        if not (0 < low <= high < math.inf):
+            raise ValueError(f"pairs.cost_weight must be positive, a number or (low, high), got {self.cost_weight}")
+        if self.top_k < 1 or self.block < 1:
+            raise ValueError("pairs.top_k and pairs.block must be at least 1")
+        if not 0 <= self.gamma < 1:
+            raise ValueError(f"pairs.gamma must be in [0, 1), got {self.gamma}")
+
+    @property
+    def cost_weight_range(self) -> tuple[float, float]:
+        if isinstance(self.cost_weight, (int, float)):
+            return float(self.cost_weight), float(self.cost_weight)
+        if len(self.cost_weight) != 2:
+            raise ValueError(f"pairs.cost_weight must be a number or (low, high), got {self.cost_weight}")
+        return float(self.cost_weight[0]), float(self.cost_weight[1])
+
+
+class PairSupervision:
+    """Q(x⁺ | x) ∝ exp(−λ C(x, x⁺)) over the K nearest admissible partners of each factual (GenRe, eq. for Q, §3).
+
+    Partners are admissible when column-wise constraints let the factual become them: equal immutables, monotone
+    directions, ranges, allowed values. Factuals without any are kept out: `has_partner` (bool, one per given row)
+    tells which remain, and positions below count the remaining ones only.
+
+    factuals: `Rows` of the F remaining factuals. partners: `Rows` of all M candidates.
+    index: int32 ``(F, K)`` into `partners`. costs: float32 ``(F, K)``, ascending, inf beyond the admissible ones.
+    """
+
+    def __init__(
+        self,
+        factuals: pd.DataFrame,
+        partners: Rows,
+        *,
+        transform: TableTransform,
+        constraints: Constraints,
+        options: PairOptions,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.options = options
+        self.transform = transform
+        self.constraints = constraints
+        self.cost = RecourseCost(transform.schema)
+        self.partners = partners.to(device)
+        self.device = torch.device(device)
+        rows = transform.encode(factuals)
+        k = min(options.top_k, partners.batch_size)
+        found: list[tuple[Tensor, Tensor]] = []
+        target = self.cost.coordinates(self.partners)
+        for start in range(0, rows.batch_size, options.block):
+            block = torch.arange(start, min(start + options.block, rows.batch_size))
+            some = rows.take(block)
+            costs = torch.cdist(self.cost.coordinates(some.to(device)), target, p=1.0)
+            feasible = constraints.compile(transform.schema, factuals.iloc[start : start + options.block], some).to(device)
+            costs.masked_fill_(~feasible.admits(self.partners), math.inf)
+            nearest = costs.topk(k, largest=False, sorted=True)
+            found.append((nearest.values, nearest.indices.int()))
+        costs = torch.cat([values for values, _ in found]) if found else torch.zeros(0, k, device=device)
+        index = torch.cat([indices for _, indices in found]) if found else torch.zeros(0, k, dtype=torch.int32)
+        self.has_partner = costs[:, 0].isfinite()
+        self.costs, self.index = costs[self.has_partner], index[self.has_partner]
+        self.factuals = rows.to(device).take(self.has_partner)
+
+    def of(self, factuals: pd.DataFrame) -> PairSupervision:
+        """The same law for other factuals, e.g. held-out ones."""
+        return PairSupervision(
+            factuals,
+            self.partners,
+            transform=self.transform,
+            constraints=self.constraints,
+            options=self.options,
+            device=self.device,
+        )
+
+    def __len__(self) -> int:
+        return self.costs.shape[0]
+
+    def log_weights(self, at: Tensor, cost_weight: Tensor) -> Tensor:
+        """log Q of each of the K partners, ``(B, K)``, for factuals `at` ``(B,)`` under λ ``(B,)``."""
+        return torch.log_softmax(-cost_weight[:, None] * self.costs[at], 1)
+
+    def log_prob(self, at: Tensor, counterfactual: Rows, cost_weight: Tensor) -> Tensor:
+        """log Q(x⁺ | x) of rows ``(B, ·)``, in nats, −inf where x⁺ is not among the partners."""
+        candidates = self.partners.take(self.index[at].long())
+        same = (candidates.cat == counterfactual.cat[:, None]).all(-1) & (candidates.num == counterfactual.num[:, None]).all(-1)
+        return self.log_weights(at, cost_weight).masked_fill(~same, -math.inf).logsumexp(1)
+
+    def draw(self, at: Tensor, cost_weight: Tensor, generator: torch.Generator, num_samples: int = 1) -> Rows:
+        """Partners drawn from Q for factuals `at` ``(B,)``: `Rows` ``(B, num_samples, ·)``."""
+        cumulative = torch.exp(-cost_weight[:, None] * (self.costs[at] - self.costs[at, :1])).cumsum(1)
+        uniform = torch.rand(len(at), num_samples, generator=generator, device=self.device) * cumulative[:, -1:]
+        # Rounding may put the last uniform past the end, and partners beyond the admissible ones weigh nothing.
+        choice = torch.searchsorted(cumulative, uniform).clamp_(max=cumulative.shape[1] - 1)
+        choice = torch.minimum(choice, (self.costs[at].isfinite().sum(1) - 1)[:, None])
+        return self.partners.take(self.index[at].gather(1, choice).long())
+
+    def draw_cost_weight(self, batch_size: int, generator: torch.Generator) -> Tensor:
+        """λ per row, float32 ``(B,)``, log-uniform on the configured range."""
+        low, high = map(math.log, self.options.cost_weight_range)
+        return torch.exp(low + (high - low) * torch.rand(batch_size, generator=generator, device=self.device))
+
+    def nearest(self) -> Rows:
+        """Each remaining factual's cheapest partner, ``(F, ·)``."""
+        return self.partners.take(self.index[:, 0].long())

@@ -1,0 +1,297 @@
+"""The estimator that users meet: fit on a frame and a classifier, generate for people who were turned down."""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import PartialState
+
+from recourse_gen import checkpoint, registry, training
+from recourse_gen.audit import Auditor
+from recourse_gen.backbone import Backbone
+from recourse_gen.classifier import Classifier, as_classifier
+from recourse_gen.constraints import Constraints
+from recourse_gen.counterfactuals import Counterfactuals
+from recourse_gen.pairs import PairOptions, PairSupervision
+from recourse_gen.schema import Schema
+from recourse_gen.search import Search, SearchOptions
+from recourse_gen.training import TrainingOptions
+from recourse_gen.transform import TableTransform
+
+
+class RecourseGenerator:
+    """Samples changes that would get a person approved: cheap, plausible, valid and allowed.
+
+    backbone: a registered name (`recourse_gen.registry.names`). seed: of weights, pairs and, by default, samples.
+    target_class: the favourable class; None where classes are 0 and 1 or False and True.
+    backbone_options: keyword arguments of the backbone class. pairs, training: keyword arguments of `PairOptions` and
+    `TrainingOptions`. audit: keyword arguments of `Auditor`. schema: a `Schema`, or keyword arguments of `Schema.infer`.
+
+    After `fit`: schema, transform, classifier, constraints, auditor, model, pairs (None after `load`), and summary, a
+    mapping with the counts of factuals and partners, the training's result and the seconds of each stage.
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        *,
+        seed: int = 0,
+        target_class: Any = None,
+        backbone_options: Mapping[str, Any] | None = None,
+        pairs: Mapping[str, Any] | None = None,
+        training: Mapping[str, Any] | None = None,
+        audit: Mapping[str, Any] | None = None,
+        schema: Schema | Mapping[str, Any] | None = None,
+    ) -> None:
+        self.backbone = backbone
+        self.seed = seed
+        self.target_class = target_class
+        self.backbone_options = dict(backbone_options or {})
+        self.pair_options = _options(PairOptions, "pairs", pairs)
+        self.training_options = _options(TrainingOptions, "training", training)
+        self.audit_options = dict(audit or {})
+        self._given_schema = schema
+        self.pairs: PairSupervision | None = None
+        self.model: Backbone | None = None
+        self.summary: dict[str, Any] = {}
+
+    def fit(
+        self,
+        X: pd.DataFrame,
+        y: Any = None,
+        *,
+        classifier: Any,
+        constraints: Constraints | None = None,
+        folder: str | Path | None = None,
+    ) -> RecourseGenerator:
+        """Learn from training rows.
+
+        X: training frame. y: outcomes ``(B,)``, two-valued or containing `target_class`; None takes the classifier's
+        own decisions. classifier: anything `as_classifier` takes. constraints: what everybody may do; partners obey
+        them. folder: where the training log and the best weights so far are kept, created when training starts.
+
+        Raises ValueError for input that cannot work, before anything is written.
+        """
+        seconds: dict[str, float] = {}
+        started = time.perf_counter()
+        backbone_class = registry.load(self.backbone)
+        given = self._given_schema
+        schema = given if isinstance(given, Schema) else Schema.infer(X, **(given or {}))
+        self.schema, self.transform = schema, TableTransform(schema).fit(X)
+        X = self.transform.check(X)
+        self.constraints = constraints or Constraints()
+        self.constraints.check(schema)
+        self.classifier: Classifier = as_classifier(classifier, target_class=self.target_class, columns=X.dtypes)
+        self.model = _build(backbone_class, schema, self.backbone_options, self.seed)
+        probability = self.classifier.probability(X)
+        favourable = probability > 0.5 if y is None else _favourable(y, self.target_class, len(X))
+        rows = self.transform.encode(X)
+        self.pairs = self._pair(X, probability, favourable)
+        seconds["pairs"] = time.perf_counter() - started
+        self.auditor = Auditor(schema, **self.audit_options).fit(rows, favourable.astype(np.int64), seed=self.seed)
+        seconds["audit"] = time.perf_counter() - started - seconds["pairs"]
+        folder = None if folder is None else Path(folder)
+        if folder is not None and PartialState().is_main_process:
+            folder.mkdir(parents=True, exist_ok=True)
+        PartialState().wait_for_everyone()
+        trained = training.fit(
+            self.model,
+            self.pairs,
+            options=self.training_options,
+            seed=self.seed,
+            folder=folder,
+            save=None if folder is None else lambda model: checkpoint.write_weights(folder, model),
+        )
+        seconds["training"] = trained.seconds
+        self.summary = {
+            "training_factuals": len(self.pairs),
+            "factuals_without_partner": int((~self.pairs.has_partner).sum()),
+            "partners": self.pairs.partners.batch_size,
+            "training": asdict(trained),
+            "seconds": seconds,
+        }
+        return self
+
+    def generate(
+        self,
+        X: pd.DataFrame,
+        n: int = 1,
+        candidates: int = 64,
+        select: str = "cheapest",
+        *,
+        confidence: float = 0.5,
+        audit: bool = True,
+        max_candidates: int | None = None,
+        constraints: Constraints | None = None,
+        cost_weight: float = 10.0,
+        temperature: float = 1.0,
+        seed: int | None = None,
+        batch_size: int = 512,
+    ) -> Counterfactuals:
+        """Recommend up to `n` changes to each row of `X`.
+
+        candidates: samples per person; as long as fewer than `n` of them are accepted, twice as many are drawn anew, up
+        to `max_candidates` in all (default: 8 × candidates). select: ``cheapest`` or ``confident``. confidence: least
+        probability (0.5 to 1) of the favourable class. audit: ask the auditor, and prefer what it accepts.
+        constraints: replace those given to `fit`. cost_weight: λ, higher stays closer. temperature: below 1 sharpens.
+        seed: replaces the generator's. batch_size: people at a time, a matter of memory only.
+
+        The answer for a row depends on the seed and that row alone. Raises ValueError for wrong input.
+        """
+        model = self._fitted()
+        options = SearchOptions(
+            n=n,
+            candidates=candidates,
+            select=select,
+            confidence=confidence,
+            audit=audit,
+            max_candidates=8 * candidates if max_candidates is None else max_candidates,
+            cost_weight=cost_weight,
+            temperature=temperature,
+            seed=self.seed if seed is None else seed,
+            batch_size=batch_size,
+        )
+        rules = self.constraints if constraints is None else constraints
+        rules.check(self.schema)
+        search = Search(model, self.transform, self.classifier, self.auditor if audit else None, rules, options)
+        return search(self.transform.check(X))
+
+    def get_counterfactuals(self, X: pd.DataFrame) -> pd.DataFrame:
+        """The benchmark suites' convention: one row per row of `X`, same index, NaN where there is no answer."""
+        return self.generate(X).best()
+
+    def save(self, folder: str | Path, *, overwrite: bool = False, run: Mapping[str, Any] | None = None) -> Path:
+        """Write the fitted generator into a folder (created). run: settings to keep beside it in config.yaml.
+
+        Raises ValueError if the folder holds a finished run and `overwrite` is false. The auditor's file contains the
+        favourable training rows.
+        """
+        model = self._fitted()
+        folder = Path(folder)
+        if checkpoint.is_finished(folder) and not overwrite:
+            raise ValueError(f"{folder} already holds a finished run; use overwrite=True or another folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_config(
+            folder,
+            {
+                "backbone": self.backbone,
+                "seed": self.seed,
+                "target_class": self.target_class,
+                "backbone_options": self.backbone_options,
+                "pairs": _plain(self.pair_options),
+                "training": _plain(self.training_options),
+                "audit": self.audit_options,
+                "constraints": self.constraints.to_dict(),
+                "run": dict(run or {}),
+            },
+        )
+        checkpoint.write_text(folder / checkpoint.SCHEMA, self.schema.to_json())
+        checkpoint.write_text(folder / checkpoint.TRANSFORM, self.transform.to_json())
+        self.auditor.save(folder)
+        checkpoint.write_weights(folder, model)
+        checkpoint.write_text(folder / checkpoint.METRICS, json.dumps(self.summary, indent=1))
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path, *, classifier: Any) -> RecourseGenerator:
+        """Inverse of `save`; the classifier is not part of the folder and must be given.
+
+        Raises ValueError if the folder is incomplete, damaged or of another version.
+        """
+        folder = Path(folder)
+        config = checkpoint.read_config(folder)
+        schema, transform = checkpoint.read_table(folder)
+        names = ("backbone", "seed", "target_class", "backbone_options", "pairs", "training", "audit")
+        generator = cls(**{name: config[name] for name in names if name in config}, schema=schema)
+        generator.schema, generator.transform = schema, transform
+        generator.constraints = Constraints(**config.get("constraints", {}))
+        generator.classifier = as_classifier(classifier, target_class=generator.target_class, columns=transform.dtypes)
+        generator.auditor = Auditor.load(folder, schema)
+        generator.model = _build(registry.load(generator.backbone), schema, generator.backbone_options, generator.seed)
+        checkpoint.read_weights(folder, generator.model)
+        generator.model.eval()
+        generator.summary = json.loads((folder / checkpoint.METRICS).read_text(encoding="utf-8"))
+        return generator
+
+    def _pair(self, X: pd.DataFrame, probability: np.ndarray, favourable: np.ndarray) -> PairSupervision:
+        gamma = self.pair_options.gamma
+        denied, partner = probability <= 0.5, favourable & (probability > gamma)
+        if not denied.any():
+            raise ValueError("the classifier favours every training row, so there is nobody to learn recourse for")
+        if not partner.any():
+            raise ValueError(
+                f"no favourable training row has a classifier probability above pairs.gamma={gamma} (the highest is "
+                f"{probability.max():.3f}); lower gamma or check target_class"
+            )
+        if partner.sum() < self.pair_options.top_k:
+            warnings.warn(
+                f"{partner.sum()} partners are fewer than pairs.top_k={self.pair_options.top_k}; all of them are used",
+                stacklevel=3,
+            )
+        pairs = PairSupervision(
+            X[denied],
+            self.transform.encode(X).take(torch.from_numpy(partner)),
+            transform=self.transform,
+            constraints=self.constraints,
+            options=self.pair_options,
+            device=PartialState().device,
+        )
+        if not len(pairs):
+            raise ValueError("no turned-down training row has a partner that the constraints allow; loosen the constraints")
+        lonely = int((~pairs.has_partner).sum())
+        if lonely:
+            warnings.warn(f"{lonely} of {denied.sum()} turned-down training rows have no admissible partner", stacklevel=3)
+        return pairs
+
+    def _fitted(self) -> Backbone:
+        if self.model is None or not hasattr(self, "auditor"):
+            raise ValueError("this generator is not fitted; call fit or load first")
+        return self.model
+
+
+def _options(cls: type, name: str, given: Mapping[str, Any] | None) -> Any:
+    known = list(cls.__dataclass_fields__)  # type: ignore[attr-defined]
+    for key in given or {}:
+        if key not in known:
+            raise ValueError(f"unknown option {name}.{key}; known are: {', '.join(known)}")
+    return cls(**(given or {}))
+
+
+def _plain(options: Any) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(options).items()}
+
+
+def _build(cls: type[Backbone], schema: Schema, options: Mapping[str, Any], seed: int) -> Backbone:
+    """A backbone with weights fixed by the seed; the process's own random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        try:
+            return cls(schema, **options)
+        except TypeError as error:
+            raise ValueError(f"backbone options: {error}") from error
+
+
+def _favourable(y: Any, target_class: Any, rows: int) -> np.ndarray:
+    """Bool ``(B,)`` from outcomes. Raises ValueError unless they are complete and the favourable class is clear."""
+    values = pd.Series(np.asarray(y))
+    if len(values) != rows:
+        raise ValueError(f"y has {len(values)} values for {rows} rows")
+    if values.isna().any():
+        raise ValueError(f"y has {int(values.isna().sum())} missing values")
+    classes = values.unique().tolist()
+    if target_class is None:
+        if not set(classes) <= {0, 1}:
+            raise ValueError(f"target_class must name the favourable class; y holds {', '.join(map(repr, classes[:10]))}")
+        target_class = 1
+    if target_class not in classes:
+        raise ValueError(f"y never holds the favourable class {target_class!r}; it holds {', '.join(map(repr, classes[:10]))}")
+    return (values == target_class).to_numpy()

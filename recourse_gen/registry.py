@@ -1,0 +1,38 @@
+"""Backbones by name, found through the entry-point group ``recourse_gen.backbones``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from importlib.metadata import EntryPoint, entry_points
+
+from recourse_gen.backbone import Backbone
+
+GROUP = "recourse_gen.backbones"
+
+
+def _entries() -> dict[str, EntryPoint]:
+    # An editable install can list the same entry point twice; only different targets are a collision.
+    entries = {(entry.name, entry.value): entry for entry in entry_points(group=GROUP)}
+    counts = Counter(name for name, _ in entries)
+    repeated = sorted(name for name, count in counts.items() if count > 1)
+    if repeated:
+        targets = sorted(value for name, value in entries if name == repeated[0])
+        raise ValueError(f"two installed packages register the backbone {repeated[0]!r}: {' and '.join(targets)}")
+    return {name: entry for (name, _), entry in entries.items()}
+
+
+def names() -> list[str]:
+    """Registered backbone names, sorted. Raises ValueError if a name is registered twice."""
+    return sorted(_entries())
+
+
+def load(name: str) -> type[Backbone]:
+    """The backbone class registered as `name`. Raises ValueError, listing what exists, if there is none."""
+    entries = _entries()
+    if name not in entries:
+        known = ", ".join(sorted(entries)) or "none; install the package, e.g. pip install -e ."
+        raise ValueError(f"unknown backbone {name!r}; registered are: {known}")
+    backbone = entries[name].load()
+    if not (isinstance(backbone, type) and issubclass(backbone, Backbone)):
+        raise ValueError(f"the entry point {name!r} ({entries[name].value}) is not a recourse_gen.backbone.Backbone class")
+    return backbone

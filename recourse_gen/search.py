@@ -1,0 +1,204 @@
+"""Sample, check, audit, choose: from factuals to recommendations, in batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from recourse_gen.audit import Auditor
+from recourse_gen.backbone import Backbone
+from recourse_gen.classifier import Classifier
+from recourse_gen.constraints import Constraints, Feasible, changed_cells
+from recourse_gen.cost import RecourseCost
+from recourse_gen.counterfactuals import REPORT, Counterfactuals
+from recourse_gen.noise import Noise
+from recourse_gen.rows import Rows
+from recourse_gen.selection import Pool, policy
+from recourse_gen.transform import TableTransform
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """What one call of `generate` asks for; see there."""
+
+    n: int
+    candidates: int
+    select: str
+    confidence: float
+    audit: bool
+    max_candidates: int
+    cost_weight: float
+    temperature: float
+    seed: int
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        for name in ("n", "candidates", "max_candidates", "batch_size"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        if self.max_candidates < self.candidates:
+            raise ValueError(f"max_candidates={self.max_candidates} is below candidates={self.candidates}")
+        if not 0.5 <= self.confidence < 1:
+            raise ValueError(f"confidence must be at least 0.5 and below 1, got {self.confidence}")
+        for name in ("cost_weight", "temperature"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
+        policy(self.select)
+
+
+class Search:
+    """One configured search; call it with a checked frame of factuals."""
+
+    def __init__(
+        self,
+        model: Backbone,
+        transform: TableTransform,
+        classifier: Classifier,
+        auditor: Auditor | None,
+        constraints: Constraints,
+        options: SearchOptions,
+    ) -> None:
+        self.model, self.transform, self.classifier = model, transform, classifier
+        self.auditor, self.constraints, self.options = auditor, constraints, options
+        self.cost = RecourseCost(transform.schema)
+        self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
+
+    def __call__(self, factuals: pd.DataFrame) -> Counterfactuals:
+        batches = range(0, len(factuals), self.options.batch_size)
+        parts = [self._batch(factuals.iloc[start : start + self.options.batch_size]) for start in batches]
+        keys = pd.MultiIndex.from_product([factuals.index, range(self.options.n)], names=["factual", "rank"])
+        if not parts:
+            return Counterfactuals(factuals, pd.DataFrame([], keys, list(REPORT)), factuals.iloc[:0].set_axis(keys))
+        report = pd.concat([part for part, _ in parts]).set_axis(keys)
+        answers = pd.concat([part for _, part in parts])
+        return Counterfactuals(factuals, report, answers.set_axis(keys[(report["status"] == "ok").to_numpy()]))
+
+    def _batch(self, factuals: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Report ``(B·n, ·)`` in order of (factual, rank), and the answers of its ``ok`` rows."""
+        n = self.options.n
+        probability = self.classifier.probability(factuals)
+        rows = self.transform.encode(factuals)
+        feasible = self.constraints.compile(self.transform.schema, factuals, rows)
+        report = pd.DataFrame({name: np.full(len(factuals) * n, np.nan) for name in REPORT})
+        report["status"], report["reason"] = "not_found", ""
+        report["probability"] = probability.repeat(n)
+        report["audited"], report["candidates"] = False, 0
+        favoured, impossible = probability > 0.5, np.array([bool(reason) for reason in feasible.reasons], dtype=bool)
+        self._mark(report, favoured, "already_favourable", ["the classifier already says yes"] * len(factuals))
+        self._mark(report, impossible & ~favoured, "infeasible", feasible.reasons)
+        open_rows = np.flatnonzero(~favoured & ~impossible)
+        if not len(open_rows):
+            return report, factuals.iloc[:0]
+        chosen, parts = self._choose(factuals.iloc[open_rows], rows.take(torch.from_numpy(open_rows)), feasible.take(open_rows))
+        return self._settle(report, factuals, open_rows, chosen, parts)
+
+    def _mark(self, report: pd.DataFrame, which: np.ndarray, status: str, reasons: list[str]) -> None:
+        wide = which.repeat(self.options.n)
+        report.loc[wide, "status"] = status
+        report.loc[wide, "reason"] = np.repeat(np.array(reasons, dtype=object), self.options.n)[wide]
+
+    def _choose(self, factuals: pd.DataFrame, rows: Rows, feasible: Feasible) -> tuple[Rows, dict[str, np.ndarray]]:
+        """The chosen candidates ``(B, n, ·)`` and what is known of them, ``(B, n)`` each; ``found`` says which exist."""
+        o, batch = self.options, rows.batch_size
+        num, cat = torch.zeros(batch, o.n, rows.num.shape[1]), torch.zeros(batch, o.n, rows.cat.shape[1], dtype=torch.int64)
+        known = {name: np.full((batch, o.n), np.nan) for name in ("cost", "consensus", "plausibility")}
+        known |= {name: np.zeros((batch, o.n), dtype=bool) for name in ("found", "audited")}
+        known["candidates"] = np.zeros((batch, o.n), dtype=np.int64)
+        open_rows, pool, tried = np.arange(batch), None, 0
+        while len(open_rows):
+            count = min(o.candidates if pool is None else tried, o.max_candidates - tried)
+            keep = torch.from_numpy(open_rows)
+            drawn = self._draw(factuals.iloc[open_rows], rows.take(keep), feasible.take(open_rows), count, tried)
+            pool, tried = drawn if pool is None else pool.extend(drawn), tried + count
+            done = (pool.accepted.sum(1) >= o.n) | (tried >= o.max_candidates)
+            at, ready = open_rows[done], pool.take(np.flatnonzero(done))
+            index = policy(o.select)(ready, o.n)
+            picked = torch.from_numpy(index.clip(min=0))[:, :, None]
+            num[at] = ready.rows.num.take_along_dim(picked, 1)
+            cat[at] = ready.rows.cat.take_along_dim(picked, 1)
+            for name, source in (("cost", "cost"), ("consensus", "consensus"), ("plausibility", "plausibility"), ("audited", "accepted")):
+                known[name][at] = np.take_along_axis(getattr(ready, source), index.clip(min=0), 1)
+            known["found"][at], known["candidates"][at] = index >= 0, tried
+            left = np.flatnonzero(~done)
+            open_rows, pool = open_rows[left], pool.take(left)
+        return Rows(num, cat), known
+
+    def _draw(self, factuals: pd.DataFrame, rows: Rows, feasible: Feasible, count: int, first: int) -> Pool:
+        """`count` scored candidates per factual, numbered from `first`."""
+        o, batch = self.options, rows.batch_size
+        here = rows.to(self.device)
+        drawn = self.model.sample(
+            here,
+            num_samples=count,
+            cost_weight=torch.full((batch,), o.cost_weight, device=self.device),
+            feasible=feasible.to(self.device),
+            temperature=o.temperature,
+            noise=Noise.of(here, o.seed, first_sample=first),
+        ).to("cpu")
+        frame = self._restore(factuals, rows, feasible, drawn)
+        probability = self.classifier.probability(frame)
+        valid = (probability > 0.5) & (probability >= o.confidence)
+        before = factuals.iloc[np.arange(batch).repeat(count)]
+        valid[valid] &= ~self.constraints.violations(before[valid], frame[valid])
+        consensus, plausibility, accepted = np.full(len(frame), np.nan), np.full(len(frame), np.nan), valid.copy()
+        if self.auditor is not None and valid.any():
+            candidates = drawn.flatten().take(torch.from_numpy(valid))
+            consensus[valid], plausibility[valid] = self.auditor.consensus(candidates), self.auditor.plausibility(candidates)
+            accepted[valid] = self.auditor.accepts(consensus[valid], plausibility[valid])
+        shaped = [x.reshape(batch, count) for x in (probability, valid, consensus, plausibility, accepted)]
+        probability, valid, consensus, plausibility, accepted = shaped
+        cost = self.cost(rows, drawn).numpy().astype(np.float64)
+        return Pool(drawn, probability, cost, valid, consensus, plausibility, accepted).without_repeats()
+
+    def _restore(self, factuals: pd.DataFrame, rows: Rows, feasible: Feasible, drawn: Rows) -> pd.DataFrame:
+        """Candidates ``(B, S, ·)`` as a frame of B·S rows: what is unchanged has exactly the factual's value, and
+        numbers keep to their raw bounds in spite of float32."""
+        count = drawn.cat.shape[1]
+        repeat = np.arange(rows.batch_size).repeat(count)
+        flat, own = drawn.flatten(), rows.repeat(count)
+        frame = self.transform.decode(flat)
+        same_num, same_cat = (flat.num == own.num).numpy(), (flat.cat == own.cat).numpy()
+        columns = {}
+        for d, t, n in self.transform.schema.places:
+            feature = self.transform.schema.features[d]
+            column = frame[feature.name]
+            if n is not None:
+                inside = np.clip(column.to_numpy(dtype=np.float64), feasible.raw_low[repeat, n], feasible.raw_high[repeat, n])
+                column = self.transform.restore(feature, inside)
+            same = same_num[:, n] if n is not None else same_cat[:, t]
+            today = factuals[feature.name].iloc[repeat].set_axis(frame.index)
+            columns[feature.name] = column.mask(same, today).astype(column.dtype) if same.any() else column
+        return pd.DataFrame(columns)
+
+    def _settle(
+        self, report: pd.DataFrame, factuals: pd.DataFrame, open_rows: np.ndarray, chosen: Rows, known: dict[str, Any]
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Fill in the report from the frame that is really returned: classifier and constraints are asked again."""
+        n = self.options.n
+        people = factuals.iloc[open_rows]
+        rows = self.transform.encode(people)
+        feasible = self.constraints.compile(self.transform.schema, people, rows)
+        frame = self._restore(people, rows, feasible, chosen)
+        before = people.iloc[np.arange(len(people)).repeat(n)]
+        probability = self.classifier.probability(frame)
+        found = known["found"].reshape(-1)
+        held = found & (probability > 0.5) & (probability >= self.options.confidence)
+        held &= ~self.constraints.violations(before, frame)
+        at = (open_rows[:, None] * n + np.arange(n)).reshape(-1)
+        report.loc[at, "candidates"] = known["candidates"].reshape(-1)
+        tried = known["candidates"].reshape(-1).astype(str)
+        report.loc[at, "reason"] = np.where(held, "", "none of " + tried.astype(object) + " candidates was valid")
+        good = at[held]
+        report.loc[good, "status"] = "ok"
+        report.loc[good, "probability"] = probability[held]
+        report.loc[good, "n_changed"] = changed_cells(before, frame).sum(1)[held]
+        for name in ("cost", "consensus", "plausibility", "audited"):
+            report.loc[good, name] = known[name].reshape(-1)[held]
+        unsure = good[~known["audited"].reshape(-1)[held]]
+        report.loc[unsure, "reason"] = "valid for the classifier, but the auditor accepted no candidate"
+        return report, frame[held]

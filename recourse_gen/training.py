@@ -1,0 +1,189 @@
+"""The training loop: pairs in, best averaged weights out."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast, tqdm
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from recourse_gen.backbone import Backbone
+from recourse_gen.pairs import PairSupervision
+from recourse_gen.rows import Rows
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How a backbone is trained.
+
+    steps, minutes: whichever ends first; the learning rate follows the budget that is nearer its end, so only a run
+        that `steps` ends is reproducible to the bit.
+    batch_size: pairs per process and step. learning_rate: peak. warmup: share of the budget before the peak.
+    clip: largest gradient norm. ema: decay of the averaged weights, which are what is validated and kept.
+    holdout: share of factuals kept for validation. validation_pairs: fixed pairs drawn from them.
+    validate_every: steps between validations. log_with: a tracker that Accelerate knows, e.g. "tensorboard".
+    """
+
+    steps: int = 1500
+    minutes: float = 2.0
+    batch_size: int = 512
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.01
+    warmup: float = 0.05
+    clip: float = 1.0
+    ema: float = 0.99
+    holdout: float = 0.1
+    validation_pairs: int = 2048
+    validate_every: int = 100
+    log_with: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "minutes", "batch_size", "learning_rate", "clip", "validation_pairs", "validate_every"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"training.{name} must be positive, got {getattr(self, name)}")
+        for name in ("warmup", "ema", "holdout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"training.{name} must be in [0, 1), got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """steps made, seconds taken, and the lowest validation loss in nats per pair with the step that reached it."""
+
+    steps: int
+    seconds: float
+    best_loss: float
+    best_step: int
+
+
+Batch = tuple[Rows, Rows, Tensor]
+
+
+def fit(
+    model: Backbone,
+    pairs: PairSupervision,
+    *,
+    options: TrainingOptions,
+    seed: int,
+    folder: Path | None = None,
+    save: Callable[[Backbone], None] | None = None,
+) -> Trained:
+    """Train `model` in place on draws from Q; it ends with the averaged weights of lowest validation loss.
+
+    `save` is called on the main process whenever the validation loss improves; `folder` receives metrics.jsonl.
+    Every process draws its own pairs, so one update sees processes × batch_size pairs.
+    """
+    accelerator = Accelerator(log_with=options.log_with, project_dir=folder)
+    device = accelerator.device
+    if options.log_with:
+        accelerator.init_trackers("recourse-gen")
+    model.to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), options.learning_rate, weight_decay=options.weight_decay)
+    averaged = AveragedModel(model, multi_avg_fn=_warm_average(options.ema))
+    network, optimizer = accelerator.prepare(model, optimizer)
+    train_at, validation = _split(pairs, options, seed)
+    generator = torch.Generator(device).manual_seed(_stream(seed, accelerator.process_index))
+    step, progress, best_loss, best_step = 0, 0.0, math.inf, 0
+    best: dict[str, Tensor] = {}
+    started = time.monotonic()
+    bar = tqdm(total=options.steps, desc="training", unit="step", leave=False, mininterval=1.0)
+    while progress < 1.0:
+        for group in optimizer.param_groups:
+            group["lr"] = options.learning_rate * schedule(progress, options.warmup)
+        loss = network(*_draw(pairs, train_at, options.batch_size, generator)).mean()
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"the training loss became {loss.item()} at step {step}; lower training.learning_rate")
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(network.parameters(), options.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if accelerator.sync_gradients:
+            averaged.update_parameters(accelerator.unwrap_model(network))
+        step += 1
+        bar.update()
+        progress = _progress(step, started, options, accelerator)
+        if step % options.validate_every == 0 or progress >= 1.0:
+            validation_loss = _validate(averaged.module, validation)
+            if validation_loss < best_loss:
+                best_loss, best_step = validation_loss, step
+                best = {name: value.detach().clone() for name, value in averaged.module.state_dict().items()}
+                if save is not None and accelerator.is_main_process:
+                    save(averaged.module)
+            record = {"step": step, "loss": loss.item(), "validation_loss": validation_loss, "seconds": time.monotonic() - started}
+            bar.set_postfix(validation=f"{validation_loss:.3f}")
+            accelerator.log(record, step=step)
+            if folder is not None and accelerator.is_main_process:
+                with (folder / "metrics.jsonl").open("a") as lines:
+                    lines.write(json.dumps(record) + "\n")
+    bar.close()
+    accelerator.end_training()
+    if not best:
+        raise FloatingPointError("the validation loss was never finite; lower training.learning_rate")
+    model.load_state_dict(best)
+    model.eval()
+    return Trained(step, time.monotonic() - started, best_loss, best_step)
+
+
+def schedule(progress: float, warmup: float) -> float:
+    """Factor of the peak learning rate at `progress` (0 to 1): linear warm-up, then cosine to zero."""
+    if progress < warmup:
+        return (progress + 1e-3) / (warmup + 1e-3)
+    return 0.5 * (1.0 + math.cos(math.pi * (progress - warmup) / (1.0 - warmup)))
+
+
+def _stream(seed: int, process: int) -> int:
+    return (seed * 1_000_003 + process * 7919 + 1) % 2**63
+
+
+def _warm_average(decay: float) -> Callable[..., None]:
+    """Exponential average whose memory grows with the updates seen, so early weights are forgotten quickly."""
+
+    @torch.no_grad()
+    def update(averages: Any, currents: Any, count: Any) -> None:
+        warm = min(decay, (1.0 + float(count)) / (10.0 + float(count)))
+        torch._foreach_lerp_(averages, currents, 1.0 - warm)
+
+    return update
+
+
+def _split(pairs: PairSupervision, options: TrainingOptions, seed: int) -> tuple[Tensor, Batch]:
+    """Positions of the training factuals, and fixed pairs of the held-out ones (of all, if there is only one)."""
+    generator = torch.Generator(pairs.device).manual_seed(_stream(seed, -1))
+    order = torch.randperm(len(pairs), generator=generator, device=pairs.device)
+    held = min(max(1, int(len(pairs) * options.holdout)), len(pairs) - 1)
+    held_at = order[:held] if held else order
+    return order[held:], _draw(pairs, held_at, options.validation_pairs, generator)
+
+
+def _draw(pairs: PairSupervision, at: Tensor, count: int, generator: torch.Generator) -> Batch:
+    chosen = at[torch.randint(len(at), (count,), generator=generator, device=pairs.device)]
+    cost_weight = pairs.draw_cost_weight(count, generator)
+    return pairs.factuals.take(chosen), pairs.draw(chosen, cost_weight, generator).flatten(), cost_weight
+
+
+@torch.no_grad()
+def _validate(model: Any, batch: Batch) -> float:
+    was_training = model.training
+    model.eval()
+    factual, counterfactual, cost_weight = batch
+    blocks = torch.arange(factual.batch_size, device=cost_weight.device).split(1024)
+    losses = [model(factual.take(at), counterfactual.take(at), cost_weight[at]) for at in blocks]
+    model.train(was_training)
+    return torch.cat(losses).mean().item()
+
+
+def _progress(step: int, started: float, options: TrainingOptions, accelerator: Accelerator) -> float:
+    """Share of the budget that is spent; the main process's clock decides for all."""
+    progress = max(step / options.steps, (time.monotonic() - started) / (60.0 * options.minutes))
+    if accelerator.num_processes > 1:
+        progress = broadcast(torch.tensor(progress, device=accelerator.device)).item()
+    return progress

@@ -1,0 +1,149 @@
+"""Frames to encoded rows and back."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import torch
+
+from recourse_gen.rows import Rows
+from recourse_gen.schema import Feature, Schema, check_frame, check_values, is_number
+
+
+class TableTransform:
+    """Encodes frames of one schema as `Rows` and decodes them with the training frame's dtypes.
+
+    Fitted on training rows only. Token columns round-trip exactly; continuous ones to float32 precision, and integer
+    columns are rounded to whole numbers. A number that an ordinal column never held in training is encoded as the
+    nearest level.
+    """
+
+    def __init__(self, schema: Schema) -> None:
+        self.schema = schema
+        self._categories: dict[str, tuple[list, bool]] = {}
+
+    def fit(self, train: pd.DataFrame) -> TableTransform:
+        check_frame(train)
+        self._categories = {
+            name: (train[name].cat.categories.tolist(), bool(train[name].cat.ordered))
+            for name in train.columns
+            if isinstance(train[name].dtype, pd.CategoricalDtype)
+        }
+        self.check(train)
+        return self
+
+    def check(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """`frame` with its columns in training order.
+
+        Raises ValueError, naming the column, for missing, extra or duplicate columns, missing or infinite values,
+        text where numbers are due and unseen categories.
+        """
+        if not isinstance(frame, pd.DataFrame):
+            raise ValueError(f"expected a pandas DataFrame, got {type(frame).__name__}")
+        repeated = frame.columns[frame.columns.duplicated()].unique()
+        if len(repeated):
+            raise ValueError(f"duplicate column names: {', '.join(map(repr, repeated))}")
+        missing = [name for name in self.schema.names if name not in frame.columns]
+        extra = [name for name in frame.columns if name not in self.schema.names]
+        if missing or extra:
+            noun, names = ("is missing", missing) if missing else ("is not known", extra)
+            columns = ", ".join(self.schema.names)
+            raise ValueError(f"column {names[0]!r} {noun}; the generator was fitted on the columns {columns}")
+        for feature in self.schema.features:
+            column = frame[feature.name]
+            check_values(column)
+            if feature.kind != "categorical" and not is_number(column):
+                raise ValueError(f"column {feature.name!r} must hold numbers ({feature.dtype}), got dtype {column.dtype}")
+            if feature.kind == "categorical":
+                _codes(feature, column)
+        return frame[list(self.schema.names)]
+
+    def encode(self, frame: pd.DataFrame) -> Rows:
+        """``(B, D)`` frame to `Rows` on the CPU. Raises ValueError as `check` does."""
+        frame = self.check(frame)
+        num = [feature.scaled(frame[feature.name]) for feature in self.schema.numbers]
+        cat = [_codes(feature, frame[feature.name]) for feature in self.schema.tokens]
+        return Rows(
+            torch.from_numpy(np.stack(num, 1).astype(np.float32)) if num else torch.zeros(len(frame), 0),
+            torch.from_numpy(np.stack(cat, 1)) if cat else torch.zeros(len(frame), 0, dtype=torch.int64),
+        )
+
+    def decode(self, rows: Rows) -> pd.DataFrame:
+        """`Rows` of shape ``(B, ·)`` to a frame with the training columns and dtypes, index 0 to B - 1."""
+        num, cat = rows.num.cpu().double().numpy(), rows.cat.cpu().numpy()
+        columns: dict[str, pd.Series] = {}
+        n = c = 0
+        for feature in self.schema.features:
+            if feature.is_token:
+                values = _level_array(feature)[cat[:, c]]
+                c += 1
+            else:
+                assert feature.bounds is not None
+                low, high = feature.bounds
+                values = low + num[:, n] * (high - low)
+                n += 1
+            columns[feature.name] = self.restore(feature, values)
+        return pd.DataFrame(columns)
+
+    def restore(self, feature: Feature, values: np.ndarray) -> pd.Series:
+        """Raw values as a column of the training dtype; whole numbers where that dtype is an integer."""
+        if feature.name in self._categories:
+            categories, ordered = self._categories[feature.name]
+            return pd.Series(pd.Categorical(values, categories=categories, ordered=ordered))
+        if feature.kind == "continuous" and "int" in feature.dtype.lower():
+            values = np.rint(values)
+        return pd.Series(values).astype(feature.dtype)
+
+    @property
+    def dtypes(self) -> dict[str, object]:
+        """The training frame's dtype of each column."""
+        return {
+            f.name: pd.CategoricalDtype(*self._categories[f.name]) if f.name in self._categories else f.dtype
+            for f in self.schema.features
+        }
+
+    def to_json(self) -> str:
+        categories = {name: {"categories": c, "ordered": o} for name, (c, o) in self._categories.items()}
+        return json.dumps({"columns": list(self.schema.names), "categories": categories}, indent=1, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, schema: Schema, text: str) -> TableTransform:
+        """Inverse of `to_json`. Raises ValueError if the text does not belong to the schema."""
+        try:
+            state = json.loads(text)
+            if tuple(state["columns"]) != schema.names:
+                raise ValueError("the transform was fitted on other columns than the schema lists")
+            transform = cls(schema)
+            transform._categories = {
+                name: (list(entry["categories"]), bool(entry["ordered"])) for name, entry in state["categories"].items()
+            }
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise ValueError(f"not a transform: {error}") from error
+        return transform
+
+
+def _level_array(feature: Feature) -> np.ndarray:
+    """Levels as an array that keeps each value's own type (text beside text, True as bool)."""
+    if feature.kind == "ordinal" or len({type(level) for level in feature.levels}) == 1:
+        return np.asarray(feature.levels, dtype=object if isinstance(feature.levels[0], str) else None)
+    return np.asarray(feature.levels, dtype=object)
+
+
+def _codes(feature: Feature, column: pd.Series) -> np.ndarray:
+    """``(B,)`` level index of each value: exact for categories, nearest level for numbers."""
+    if feature.kind == "ordinal":
+        levels = np.asarray(feature.levels, dtype=np.float64)
+        values = column.to_numpy(dtype=np.float64)
+        right = np.searchsorted(levels, values).clip(1, len(levels) - 1)
+        nearer_left = values - levels[right - 1] <= levels[right] - values
+        return (right - nearer_left).astype(np.int64)
+    codes = pd.Index(feature.levels, dtype=object).get_indexer(pd.Index(column.astype(object)))
+    if (codes < 0).any():
+        unseen = column[codes < 0].iloc[0]
+        raise ValueError(
+            f"column {feature.name!r} holds the category {unseen!r}, which the training rows lack; "
+            f"known are {', '.join(map(repr, feature.levels[:20]))}{', ...' if len(feature.levels) > 20 else ''}"
+        )
+    return codes.astype(np.int64)
