@@ -86,7 +86,7 @@ def report(
         result = evaluation.run(generator, denied, judge=judge, **options)
     with watch("tradeoff"):
         settings = config["evaluation"]["tradeoff"]
-        points = evaluation.sweep(generator, denied, judge=judge, **settings, **options)
+        points = evaluation.sweep(generator, denied, judge=judge, options=options, **settings)
     generator.save(folder, overwrite=True, run=config)
     context = {"data": config["data"]["name"], "backbone": name, "seed": config["seed"]}
     context |= {key: value for key, value in generator.summary.items() if key != "seconds"}

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import skops.io
-import torch
-from skops.io.exceptions import UnsupportedTypeException, UntrustedTypesFoundException
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.neighbors import LocalOutlierFactor
 from sklearn.utils.class_weight import compute_sample_weight
+from skops.io.exceptions import UnsupportedTypeException, UntrustedTypesFoundException
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from recourse_gen.classifier import check_target
 from recourse_gen.cost import RecourseCost
@@ -40,7 +40,8 @@ class Auditor:
     ones. It keeps the favourable training rows inside, so a saved auditor contains them.
 
     schema: columns, in unweighted cost coordinates.
-    consensus_threshold: least mean probability, on the scale where both classes weigh the same, that `accepts` asks for.
+    consensus_threshold: least mean probability that `accepts` asks for, on the scale where both classes
+        weigh the same.
     plausibility_threshold: least plausibility that `accepts` asks for. 0 is the critic's own border of an inlier; the
         default leaves a margin, because a critic that saw other rows draws that border elsewhere.
     n_neighbors: neighbours of the critic; capped to what few rows allow.
@@ -91,9 +92,11 @@ class Auditor:
             # Large leaves: a forest that remembers each training row would agree with every label, also the odd ones.
             RandomForestClassifier(self.n_estimators, min_samples_leaf=20, random_state=seed, n_jobs=self.n_jobs),
         ]
-        for model in self._models:
-            model.fit(features, target, sample_weight=weight)
-        # kd_tree, whatever the dimension: brute force goes through matrix products, whose last bits vary with the batch.
+        # OpenMP threads spin while they wait: on busy cores, two of them boost ten times slower than one.
+        with threadpool_limits(1, user_api="openmp"):
+            for model in self._models:
+                model.fit(features, target, sample_weight=weight)
+        # kd_tree in any dimension: brute force goes through matrix products, whose last bits vary with the batch.
         self._critic = LocalOutlierFactor(
             n_neighbors=min(self.n_neighbors, favourable - 1), novelty=True, algorithm="kd_tree"
         ).fit(features[target == 1])
@@ -104,9 +107,10 @@ class Auditor:
         if rows.batch_size == 0:
             return np.zeros(0)
         features = self._features(rows)
-        votes = [model.predict_proba(features)[:, 1] for model in self._fitted()]
+        with threadpool_limits(1, user_api="openmp"):
+            votes = np.stack([model.predict_proba(features)[:, 1] for model in self._fitted()])
         # Threads add up trees in any order; rounding drops the bits that this changes, so equal rows stay equal.
-        return np.round(np.mean(votes, axis=0), 9)
+        return votes.mean(axis=0).round(9)
 
     def plausibility(self, rows: Rows) -> np.ndarray:
         """Float64 ``(B,)``: local outlier factor against the favourable training rows, negated and shifted so that
@@ -121,19 +125,16 @@ class Auditor:
             np.asarray(plausibility) >= self.plausibility_threshold
         )
 
-    def shortlist(self, valid: np.ndarray, consensus: np.ndarray, plausibility: np.ndarray) -> np.ndarray:
-        """Bool ``(B, S)``: the candidates of each factual to choose from, out of the `valid` ones.
+    def reservation(self, consensus: np.ndarray, plausibility: np.ndarray) -> np.ndarray:
+        """Float64, in the shape of the inputs: 0 where `accepts` holds, else larger the less a candidate convinces.
 
-        Those that `accepts` takes. Where labels are noisy the models seldom agree that much, so a factual without any
-        keeps the most agreed of its plausible candidates, or of all its valid ones where none is plausible. A row is
-        empty only if nothing in it is valid.
+        An order for when nothing is accepted, as happens where labels are noisy: plausible candidates (1 to 2) come
+        before implausible ones (3 to 4), and more consensus before less. Consensus alone would prefer outliers, which
+        lie deepest on the favourable side.
         """
-        accepted = valid & self.accepts(consensus, plausibility)
-        plausible = valid & (np.asarray(plausibility) >= self.plausibility_threshold)
-        pool = np.where(plausible.any(-1, keepdims=True), plausible, valid)
-        agreement = np.where(pool, consensus, -np.inf)
-        most_agreed = pool & (agreement == agreement.max(-1, keepdims=True, initial=-np.inf))
-        return np.where(accepted.any(-1, keepdims=True), accepted, most_agreed)
+        implausible = ~(np.asarray(plausibility) >= self.plausibility_threshold)
+        rest = 2.0 - np.nan_to_num(np.asarray(consensus, dtype=np.float64)) + 2.0 * implausible
+        return np.where(self.accepts(consensus, plausibility), 0.0, rest)
 
     def save(self, folder: str | Path) -> Path:
         """Write `FILE` into an existing folder and return its path. No pickle."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
@@ -12,11 +13,13 @@ import sklearn
 import torch
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import MinMaxScaler, OneHotEncoder
 from sklearn.utils.class_weight import compute_sample_weight
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from recourse_gen.schema import Schema
 
@@ -31,7 +34,7 @@ CLASSIFIERS: dict[str, tuple[type, dict[str, Any]]] = {
 
 @runtime_checkable
 class Classifier(Protocol):
-    """A black box that decides about people: rows in the training columns to the probability of the favourable class."""
+    """A black box that decides about people: raw rows to the probability of the favourable class."""
 
     def probability(self, frame: pd.DataFrame) -> np.ndarray:
         """``(B, D)`` frame to float64 ``(B,)``, each between 0 and 1; favourable where it exceeds 0.5."""
@@ -101,10 +104,12 @@ class _Adapter:
             return frame
         for name in self._columns:
             if name not in frame.columns:
-                raise ValueError(f"column {name!r} is missing; the classifier takes {', '.join(map(str, self._columns))}")
+                raise ValueError(f"column {name!r} is missing; the classifier takes {', '.join(self._columns)}")
         frame = frame[self._columns]
-        changed = {name: dtype for name, dtype in self._dtypes.items() if frame[name].dtype != dtype}
-        return frame.assign(**{name: _cast(frame[name], dtype) for name, dtype in changed.items()}) if changed else frame
+        for name, dtype in self._dtypes.items():
+            if frame[name].dtype != dtype:
+                frame = frame.assign(**{str(name): _cast(frame[name], dtype)})
+        return frame
 
     def _checked(self, frame: pd.DataFrame, rows: str) -> np.ndarray:
         try:
@@ -112,13 +117,14 @@ class _Adapter:
         except _OutputError:
             raise
         except Exception as error:
-            raise RuntimeError(f"the classifier {self._name} failed on {rows}: {type(error).__name__}: {error}") from error
+            cause = f"{type(error).__name__}: {error}"
+            raise RuntimeError(f"the classifier {self._name} failed on {rows}: {cause}") from error
         if scores.shape != (len(frame),):
-            raise ValueError(f"the classifier {self._name} returned {scores.shape} for {len(frame)} rows; one each is due")
+            raise ValueError(f"the classifier {self._name} returned shape {scores.shape} for {len(frame)} rows")
         wrong = ~((scores >= -1e-6) & (scores <= 1 + 1e-6))
         if wrong.any():
             raise ValueError(
-                f"the classifier {self._name} returned {scores[wrong][0]} within {rows}; probabilities from 0 to 1 are due"
+                f"the classifier {self._name} returned {scores[wrong][0]} within {rows}, where probabilities are due"
             )
         return scores.clip(0.0, 1.0)
 
@@ -181,7 +187,7 @@ def _position(target_class: Any, width: int) -> int:
         return 1
     if isinstance(target_class, (int, np.integer, np.bool_)) and 0 <= int(target_class) < width:
         return int(target_class)
-    raise _OutputError(f"target_class must be the position of the favourable class, 0 to {width - 1}, got {target_class!r}")
+    raise _OutputError(f"target_class must be the favourable class's position, 0 to {width - 1}, got {target_class!r}")
 
 
 def _module_scores(module: torch.nn.Module, frame: pd.DataFrame, target_class: Any) -> np.ndarray:
@@ -257,8 +263,14 @@ def fit_classifier(
         raise ValueError(f"classifier {name!r} has no option {unknown[0]!r}; available are {', '.join(sorted(known))}")
     steps = [("encode", _encoder(schema)), ("model", kind(**{**defaults, "random_state": seed, **options}))]
     weight = compute_sample_weight("balanced", target) if balanced else None
-    # With metadata routing switched on, scikit-learn would refuse weights that no step asked for.
-    with sklearn.config_context(enable_metadata_routing=False):
+    # With metadata routing switched on, scikit-learn would refuse weights that no step asked for. OpenMP threads spin
+    # while they wait: on busy cores, two of them boost ten times slower than one.
+    with (
+        sklearn.config_context(enable_metadata_routing=False),
+        threadpool_limits(1, user_api="openmp"),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore", ConvergenceWarning)  # max_iter is a budget
         return Pipeline(steps).fit(frame[list(schema.names)], target, model__sample_weight=weight)
 
 

@@ -160,19 +160,23 @@ def sweep(
     cost_weights: Sequence[float] = (2, 5, 10, 20),
     limit: int = 100,
     max_seconds: float = 15.0,
-    **options: Any,
+    options: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
-    """Measures as k, then λ, vary, on the first `limit` factuals: the points of the trade-off picture.
+    """Measures as λ, then k, vary, on the first `limit` factuals: the points of the trade-off picture.
 
-    Each point is an `evaluate_frames` row with ``sweep`` and ``value``. No new point after `max_seconds`.
+    options: passed to `generate` at every point. Each point is an `evaluate_frames` row with ``sweep`` and ``value``;
+    a point of the k sweep tries exactly k candidates. No new point after `max_seconds`.
     """
+    options = dict(options or {})
     factuals, start, points = factuals.iloc[:limit], time.perf_counter(), []
     # Cheap settings first, so that running out of time costs the fewest points.
-    settings = [("cost_weight", value) for value in cost_weights] + [("candidates", k) for k in sorted(candidates)]
-    for name, value in settings:
+    settings: list[dict[str, Any]] = [{"cost_weight": value} for value in cost_weights]
+    settings += [{"candidates": k, "max_candidates": k} for k in sorted(candidates)]
+    for setting in settings:
         if time.perf_counter() - start > max_seconds:
             break
-        answers = first_answers(generator.generate(factuals, n=1, **{**options, name: value}), factuals)
+        name, value = next(iter(setting.items()))
+        answers = first_answers(generator.generate(factuals, n=1, **{**options, **setting}), factuals)
         row = _measure(generator, factuals, answers, judge, options)
         points.append({"sweep": name, "value": value, **row})
     return points

@@ -145,15 +145,18 @@ class Search:
         valid = (probability > 0.5) & (probability >= o.confidence)
         before = factuals.iloc[np.arange(batch).repeat(count)]
         valid[valid] &= ~self.constraints.violations(before[valid], frame[valid])
-        consensus, plausibility, accepted = np.full(len(frame), np.nan), np.full(len(frame), np.nan), valid.copy()
+        opinions = {name: np.full(len(frame), np.nan) for name in ("consensus", "plausibility")}
+        opinions |= {"reservation": np.zeros(len(frame)), "accepted": valid.copy()}
         if self.auditor is not None and valid.any():
             candidates = drawn.flatten().take(torch.from_numpy(valid))
-            consensus[valid], plausibility[valid] = self.auditor.consensus(candidates), self.auditor.plausibility(candidates)
-            accepted[valid] = self.auditor.accepts(consensus[valid], plausibility[valid])
-        shaped = [x.reshape(batch, count) for x in (probability, valid, consensus, plausibility, accepted)]
-        probability, valid, consensus, plausibility, accepted = shaped
+            consensus, plausibility = self.auditor.consensus(candidates), self.auditor.plausibility(candidates)
+            opinions["consensus"][valid], opinions["plausibility"][valid] = consensus, plausibility
+            opinions["reservation"][valid] = self.auditor.reservation(consensus, plausibility)
+            opinions["accepted"][valid] = self.auditor.accepts(consensus, plausibility)
         cost = self.cost(rows, drawn).numpy().astype(np.float64)
-        return Pool(drawn, probability, cost, valid, consensus, plausibility, accepted).without_repeats()
+        flat = {"probability": probability, "valid": valid, **opinions}
+        shaped = {name: values.reshape(batch, count) for name, values in flat.items()}
+        return Pool(rows=drawn, cost=cost, **shaped).without_repeats()
 
     def _restore(self, factuals: pd.DataFrame, rows: Rows, feasible: Feasible, drawn: Rows) -> pd.DataFrame:
         """Candidates ``(B, S, ·)`` as a frame of B·S rows: what is unchanged has exactly the factual's value, and

@@ -17,7 +17,8 @@ class Pool:
 
     probability: the classifier's. cost: recourse cost. valid: obeys the constraints, the classifier says yes with the
     confidence asked for, and no earlier candidate is the same. consensus, plausibility: the auditor's opinions, NaN
-    where it was not asked. accepted: valid, and the auditor agrees (or was not asked).
+    where it was not asked. reservation: how far the auditor is from agreeing, 0 if it accepts, larger is worse.
+    accepted: valid, and the auditor agrees (or was not asked).
     """
 
     rows: Rows
@@ -26,6 +27,7 @@ class Pool:
     valid: np.ndarray
     consensus: np.ndarray
     plausibility: np.ndarray
+    reservation: np.ndarray
     accepted: np.ndarray
 
     def take(self, keep: np.ndarray) -> Pool:
@@ -58,10 +60,9 @@ class Pool:
 
 
 def cheapest(pool: Pool, n: int) -> np.ndarray:
-    """Least cost among accepted candidates; then, where those run out, valid ones by falling consensus."""
-    consensus = np.nan_to_num(pool.consensus, nan=0.0)
-    beyond = pool.cost.max(initial=0.0) + 1.0
-    return _least(np.where(pool.accepted, pool.cost, beyond + 1.0 - consensus), pool.valid, n)
+    """Least cost among accepted candidates; where those run out, the valid ones that the auditor minds least."""
+    beyond = pool.cost.max(initial=0.0)
+    return _least(np.where(pool.accepted, pool.cost, beyond + pool.reservation), pool.valid, n)
 
 
 def confident(pool: Pool, n: int) -> np.ndarray:

@@ -89,7 +89,7 @@ def test_plausibility_looks_at_favourable_rows_only() -> None:
 
 
 def test_answers_do_not_depend_on_the_batch_or_the_cores(fitted: Auditor, transform: TableTransform) -> None:
-    frame, target = table(60, seed=4)
+    frame, _target = table(60, seed=4)
     rows = transform.encode(frame)
     alone = [rows.take(torch.tensor([i])) for i in range(10)]
     np.testing.assert_array_equal(fitted.consensus(rows)[:10], np.concatenate([fitted.consensus(row) for row in alone]))
@@ -104,7 +104,7 @@ def test_answers_do_not_depend_on_the_batch_or_the_cores(fitted: Auditor, transf
 def test_no_rows_no_answers(fitted: Auditor, transform: TableTransform) -> None:
     nothing = transform.encode(table()[0].iloc[:0])
     assert fitted.consensus(nothing).shape == fitted.plausibility(nothing).shape == (0,)
-    assert fitted.shortlist(np.zeros((0, 3), bool), np.zeros((0, 3)), np.zeros((0, 3))).shape == (0, 3)
+    assert fitted.reservation(np.zeros((0, 3)), np.zeros((0, 3))).shape == (0, 3)
 
 
 def test_accepts_asks_for_both(transform: TableTransform) -> None:
@@ -113,17 +113,13 @@ def test_accepts_asks_for_both(transform: TableTransform) -> None:
     assert accepted.tolist() == [True, False, False]
 
 
-def test_shortlist_falls_back_without_leaving_valid_candidates(transform: TableTransform) -> None:
+def test_reservation_puts_plausible_before_agreed(transform: TableTransform) -> None:
     auditor = Auditor(transform.schema, consensus_threshold=0.6, plausibility_threshold=0.0)
-    valid = np.array([[True, True, False], [True, True, True], [True, True, False], [False, False, False]])
-    consensus = np.array([[0.7, 0.5, 0.9], [0.3, 0.5, 0.55], [0.4, 0.3, 0.9], [0.9, 0.9, 0.9]])
-    plausibility = np.array([[1.0, 1.0, 1.0], [1.0, 1.0, -1.0], [-1.0, -1.0, 1.0], [1.0, 1.0, 1.0]])
-    assert auditor.shortlist(valid, consensus, plausibility).tolist() == [
-        [True, False, False],  # the accepted one
-        [False, True, False],  # none accepted: most agreed of the plausible ones
-        [True, False, False],  # none plausible: most agreed of the valid ones
-        [False, False, False],  # none valid
-    ]
+    consensus = np.array([0.3, 0.9, 0.5, 1.0, 0.7, np.nan])
+    plausibility = np.array([1.0, 1.0, 0.0, -1.0, -1.0, 1.0])
+    reservation = auditor.reservation(consensus, plausibility)
+    assert np.argsort(reservation).tolist() == [1, 2, 0, 5, 3, 4]
+    np.testing.assert_array_equal(reservation == 0, auditor.accepts(consensus, plausibility))
 
 
 def test_save_and_load_give_the_same_answers(fitted: Auditor, transform: TableTransform, tmp_path: Path) -> None:
