@@ -1,6 +1,6 @@
 """Train a recourse generator on a table, recommend changes to held-out people, and judge them.
 
-    accelerate launch train.py backbone=ar data=heloc
+accelerate launch train.py backbone=ar data=heloc
 """
 
 from __future__ import annotations

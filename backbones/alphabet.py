@@ -35,7 +35,9 @@ class Alphabet(nn.Module):
         size = max(self.sizes)
 
         def table(part: int, fill: float) -> Tensor:
-            return torch.tensor(np.stack([np.pad(c[part], (0, size - len(c[part])), constant_values=fill) for c in cuts]))
+            return torch.tensor(
+                np.stack([np.pad(c[part], (0, size - len(c[part])), constant_values=fill) for c in cuts])
+            )
 
         # cover: where a bin begins; emit_low, emit_high: the interval that it stands for (equal when it is one value).
         for name, tensor in (
@@ -61,7 +63,9 @@ class Alphabet(nn.Module):
     def numbers(self, rows: Rows) -> Tensor:
         """Float32 ``(B, D)`` value of each column in scaled units; 0 for categorical columns."""
         numbers = rows.num.new_zeros(rows.batch_size, len(self.sizes))
-        numbers[:, self.token_at] = self.value[self.token_at[None], rows.cat].masked_fill(self.is_category[self.token_at], 0.0)
+        numbers[:, self.token_at] = self.value[self.token_at[None], rows.cat].masked_fill(
+            self.is_category[self.token_at], 0.0
+        )
         numbers[:, self.number_at] = rows.num
         return numbers
 
@@ -182,7 +186,9 @@ class Draft:
     def _raw_levels(self, column: int) -> Tensor:
         """Raw level values ``(R, size)``; the factual's own token stands for the factual's own number."""
         assert self.feasible is not None
-        levels = torch.tensor(self.alphabet.schema.features[column].levels, dtype=torch.float64, device=self.owner.device)
+        levels = torch.tensor(
+            self.alphabet.schema.features[column].levels, dtype=torch.float64, device=self.owner.device
+        )
         own = nn.functional.one_hot(self.own[:, column][self.owner], len(levels)).bool()
         return torch.where(own, self.feasible.raw[self.owner, column][:, None], levels)
 
@@ -202,7 +208,9 @@ def _cut(feature: Feature, bins: int, spacing: str) -> tuple[np.ndarray, np.ndar
     if spacing == "uniform":
         grid = np.linspace(0.0, 1.0, bins)
         return np.concatenate([[-np.inf], (grid[1:] + grid[:-1]) / 2]), grid, grid
-    knots = np.interp(np.linspace(0, 1, bins + 1), np.linspace(0, 1, len(feature.quantiles)), feature.scaled(feature.quantiles))
+    knots = np.interp(
+        np.linspace(0, 1, bins + 1), np.linspace(0, 1, len(feature.quantiles)), feature.scaled(feature.quantiles)
+    )
     knots = knots.astype(np.float32)
     edges, counts = np.unique(knots, return_counts=True)
     # A repeated quantile is a point mass: a bin of zero width, and the next bin begins just above it.

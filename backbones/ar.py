@@ -47,9 +47,14 @@ class AutoregressiveBackbone(Backbone):
         cost_prior: bool = True,
     ) -> None:
         super().__init__(schema)
+        for name, value, least in (("heads", heads, 1), ("encoder_layers", encoder_layers, 0), ("decoder_layers", decoder_layers, 1)):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        if not 0 <= smoothing < math.inf:
+            raise ValueError(f"smoothing must be finite and not negative, got {smoothing}")
         self.alphabet = Alphabet(schema, bins=bins, spacing=spacing)
         sizes, columns = self.alphabet.sizes, len(schema.features)
-        self.smoothing, self.cost_prior = smoothing, cost_prior
+        self.heads, self.smoothing = heads, smoothing
         self.embed_factual = ColumnEmbedding(sizes, width)
         self.embed_previous = ColumnEmbedding(sizes, width)
         self.embed_cost_weight = ScalarEmbedding(width)
@@ -92,30 +97,30 @@ class AutoregressiveBackbone(Backbone):
         context, prior = self._encode(factual, cost_weight), self._prior(factual, cost_weight)
         owner = torch.arange(factual.batch_size, device=context.device).repeat_interleave(num_samples)
         draft = self.alphabet.draft(factual, owner, feasible)
-        head_width = context.shape[2] // self.decoder[0].self_attention.heads
-        shape = (len(owner), self.decoder[0].self_attention.heads, context.shape[1], head_width)
-        caches = [(context.new_empty(shape), context.new_empty(shape)) for _ in self.decoder]
-        memories = [
-            tuple(part[owner] for part in block.cross_attention.keys_values(context)) if self.cross_attention else None
-            for block in self.decoder
-        ]
+        shape = (len(owner), self.heads, context.shape[1], context.shape[2] // self.heads)
+        blocks: list[Block] = list(self.decoder)  # type: ignore[arg-type]
+        caches = [(context.new_empty(shape), context.new_empty(shape)) for _ in blocks]
+        memories = [block.remember(context, owner) for block in blocks]
         start = context + self.decoder_position
         previous = context.new_zeros(len(owner), context.shape[2])
         for column, size in enumerate(self.alphabet.sizes):
             x = (start[:, column][owner] + previous)[:, None]
-            for block, cache, memory in zip(self.decoder, caches, memories, strict=True):
+            for block, cache, memory in zip(blocks, caches, memories, strict=True):
                 x = block.step(x, cache, column, memory)
             logits = self.head.column(self.norm(x[:, 0]), column, size)
             if prior is not None:
                 logits = logits + prior[:, column, :size][owner]
-            logits = (logits / temperature).masked_fill(~draft.mask(column), -math.inf)
+            logits = logits.masked_fill(~draft.mask(column), -math.inf)
+            # The largest becomes 0, so that no temperature, however low, overflows.
+            logits = (logits - logits.amax(1, keepdim=True)) / temperature
             uniform = noise.uniform(num_samples, 2).flatten(0, 1)
             codes = log_choice(logits, uniform[:, 0])
             values = draft.emit(column, codes, uniform[:, 1])
             previous = self.embed_previous(codes, values, column)
         drawn = draft.rows()
         return Rows(
-            rearrange(drawn.num, "(b s) n -> b s n", s=num_samples), rearrange(drawn.cat, "(b s) c -> b s c", s=num_samples)
+            rearrange(drawn.num, "(b s) n -> b s n", s=num_samples),
+            rearrange(drawn.cat, "(b s) c -> b s c", s=num_samples),
         )
 
     def _encode(self, factual: Rows, cost_weight: Tensor) -> Tensor:

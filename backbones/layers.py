@@ -57,7 +57,10 @@ class Block(nn.Module):
     def forward(self, x: Tensor, *, causal: bool = False, memory: Tensor | None = None) -> Tensor:
         normed = self.self_norm(x)
         x = x + self.self_attention(normed, self.self_attention.keys_values(normed), causal)
-        return self._rest(x, None if self.cross_attention is None else self.cross_attention.keys_values(memory))
+        if self.cross_attention is None:
+            return self._rest(x, None)
+        assert memory is not None
+        return self._rest(x, self.cross_attention.keys_values(memory))
 
     def step(self, x: Tensor, cache: Cache, position: int, memory: Cache | None) -> Tensor:
         """One column of a causal pass, ``(R, 1, W)``. Writes its keys and values into `cache` at `position`."""
@@ -82,6 +85,7 @@ class ColumnEmbedding(nn.Module):
 
     def __init__(self, sizes: list[int], width: int) -> None:
         super().__init__()
+        self.offset: Tensor
         offset = torch.tensor([0, *sizes]).cumsum(0)
         self.register_buffer("offset", offset[:-1], persistent=False)
         self.table = nn.Embedding(int(offset[-1]), width)
@@ -90,7 +94,9 @@ class ColumnEmbedding(nn.Module):
 
     def forward(self, codes: Tensor, values: Tensor, column: int | None = None) -> Tensor:
         """With `column`, codes and values are ``(R,)`` of that one column and the result is ``(R, W)``."""
-        offset, direction = (self.offset, self.direction) if column is None else (self.offset[column], self.direction[column])
+        offset, direction = (
+            (self.offset, self.direction) if column is None else (self.offset[column], self.direction[column])
+        )
         return self.table(codes + offset) + values[..., None] * direction
 
 
@@ -99,6 +105,7 @@ class ColumnHead(nn.Module):
 
     def __init__(self, sizes: list[int], width: int) -> None:
         super().__init__()
+        self.padding: Tensor
         self.weight = nn.Parameter(torch.randn(len(sizes), max(sizes), width) * 0.02)
         self.bias = nn.Parameter(torch.zeros(len(sizes), max(sizes)))
         padding = torch.arange(max(sizes)) >= torch.tensor(sizes)[:, None]

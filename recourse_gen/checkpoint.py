@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from safetensors import SafetensorError
@@ -18,12 +20,20 @@ from recourse_gen.schema import Schema
 from recourse_gen.transform import TableTransform
 
 VERSION = 1
-CONFIG, SCHEMA, TRANSFORM, WEIGHTS, METRICS = "config.yaml", "schema.json", "transform.json", "model.safetensors", "metrics.json"
+CONFIG, SCHEMA, TRANSFORM = "config.yaml", "schema.json", "transform.json"
+WEIGHTS, METRICS, LOG = "model.safetensors", "metrics.json", "metrics.jsonl"
 
 
 def is_finished(folder: str | Path) -> bool:
     """Whether the folder holds a complete run: metrics.json is written last."""
     return (Path(folder) / METRICS).exists()
+
+
+def reopen(folder: Path) -> None:
+    """Make the folder, or an earlier run's folder unfinished again, so that a run cut short is never taken for it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (METRICS, LOG):
+        (folder / name).unlink(missing_ok=True)
 
 
 def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
@@ -44,7 +54,7 @@ def write_weights(folder: Path, model: Backbone) -> None:
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
-    text = yaml.safe_dump({"version": VERSION, **config}, sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(_plain({"version": VERSION, **config}), sort_keys=False, allow_unicode=True)
     write_text(folder / CONFIG, text)
 
 
@@ -68,8 +78,25 @@ def read_table(folder: Path) -> tuple[Schema, TableTransform]:
     for name in (SCHEMA, TRANSFORM):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} is not a complete generator: {name} is missing")
-    schema = Schema.from_json((folder / SCHEMA).read_text(encoding="utf-8"))
-    return schema, TableTransform.from_json(schema, (folder / TRANSFORM).read_text(encoding="utf-8"))
+    try:
+        schema = Schema.from_json((folder / SCHEMA).read_text(encoding="utf-8"))
+        return schema, TableTransform.from_json(schema, (folder / TRANSFORM).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{SCHEMA} or {TRANSFORM} in {folder} is damaged: {error}") from error
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """What metrics.json holds. Raises ValueError if it is missing (the run was cut short) or damaged."""
+    path = folder / METRICS
+    if not path.is_file():
+        raise ValueError(f"{folder} is not a complete generator: {METRICS}, which is written last, is missing")
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(metrics, dict):
+        raise ValueError(f"{path} is damaged: it holds no mapping")
+    return metrics
 
 
 def read_weights(folder: Path, model: Backbone) -> None:
@@ -79,7 +106,7 @@ def read_weights(folder: Path, model: Backbone) -> None:
         raise ValueError(f"{folder} is not a complete generator: {WEIGHTS} is missing")
     try:
         state = load_file(path)
-    except SafetensorError as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     expected = {name: value.shape for name, value in model.state_dict().items()}
     if {name: value.shape for name, value in state.items()} != expected:
@@ -87,3 +114,12 @@ def read_weights(folder: Path, model: Backbone) -> None:
     if not all(torch.isfinite(value).all() for value in state.values() if value.is_floating_point()):
         raise ValueError(f"{path} holds weights that are not finite")
     model.load_state_dict(state)
+
+
+def _plain(value: Any) -> Any:
+    """What YAML writes without naming a Python class: NumPy numbers as Python's, tuples as lists, paths as text."""
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [_plain(entry) for entry in value]
+    return value.item() if isinstance(value, np.generic) else str(value) if isinstance(value, Path) else value

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from recourse_gen.feasible import Feasible, closure, inward, own_levels, propagate
 from recourse_gen.rows import Rows
 from recourse_gen.schema import Feature, Schema, is_number
 
@@ -40,44 +42,55 @@ class Constraints:
     def __post_init__(self) -> None:
         if isinstance(self.immutable, str):
             raise ValueError(f"immutable must be a list of column names, got the text {self.immutable!r}")
+        for option in ("monotone", "ranges", "allowed"):
+            if not isinstance(given := getattr(self, option), Mapping):
+                raise ValueError(f"{option} must be a mapping from column names, got {given!r}")
         for name, direction in self.monotone.items():
             if direction not in DIRECTIONS:
                 raise ValueError(f"monotone[{name!r}] must be 'increase' or 'decrease', got {direction!r}")
         for name, limits in self.ranges.items():
-            low, high = limits
-            if low is not None and high is not None and low > high:
-                raise ValueError(f"ranges[{name!r}] must be (low, high) with low ≤ high, got {tuple(limits)}")
-        if self.max_changes is not None and self.max_changes < 1:
-            raise ValueError(f"max_changes must be at least 1, got {self.max_changes}")
+            numeric = np.shape(limits) == (2,) and all(end is None or isinstance(end, Real) for end in limits)
+            if not (numeric and np.less_equal(*self._limits(name))):
+                raise ValueError(f"ranges[{name!r}] must be (low, high) with low ≤ high, got {limits!r}")
+        for name, rule in self.allowed.items():
+            for values in rule.values() if isinstance(rule, Mapping) else [rule]:
+                if isinstance(values, str) or not isinstance(values, Collection):
+                    raise ValueError(f"allowed[{name!r}] must list values, or map values to lists, got {rule!r}")
+        for pair in self.ordered:
+            if isinstance(pair, str) or len(pair) != 2:
+                raise ValueError(f"ordered must list pairs of columns (a, b) with a ≤ b, got {pair!r}")
+        circular = [a for a, b in closure(self.ordered) if a == b]
+        if circular:
+            raise ValueError(f"ordered runs in a circle through {circular[0]!r}")
+        count = self.max_changes
+        if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+            raise ValueError(f"max_changes must be a whole number of at least 1, got {count!r}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and mappings, for YAML; `Constraints(**d)` is the inverse."""
-        plain = asdict(self)
-        plain["ranges"] = {name: list(limits) for name, limits in self.ranges.items()}
-        plain["ordered"] = [list(pair) for pair in self.ordered]
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items() if value}
+        plain = {option.name: _plain(getattr(self, option.name)) for option in fields(self)}
+        return {name: value for name, value in plain.items() if value}
 
     def check(self, schema: Schema) -> None:
-        """Raise ValueError if a column is unknown, or of a kind that the constraint does not apply to."""
+        """Raise ValueError if a column or level is unknown, or of a kind that the constraint does not apply to."""
         pairs = [name for pair in self.ordered for name in pair]
-        for option, names in {
-            "immutable": list(self.immutable),
-            "monotone": list(self.monotone),
-            "ranges": list(self.ranges),
-            "allowed": list(self.allowed),
-            "ordered": pairs,
-        }.items():
-            for name in names:
-                if name not in schema.names:
-                    raise ValueError(f"constraints: {option} names column {name!r}; columns are {', '.join(schema.names)}")
-                kind = schema[name].kind
-                if option in ("monotone", "ranges", "ordered") and kind == "categorical":
-                    raise ValueError(f"constraints: {option} needs a numeric column, but {name!r} is categorical")
-                if option == "allowed" and kind == "continuous":
-                    raise ValueError(f"constraints: allowed needs a column of levels, but {name!r} is continuous; use ranges")
-        for name, values in self.allowed.items():
-            targets = [v for vs in values.values() for v in vs] if isinstance(values, Mapping) else list(values)
-            unknown = [value for value in targets if value not in schema[name].levels]
+        options = {name: list(getattr(self, name)) for name in ("immutable", "monotone", "ranges", "allowed")}
+        for option, name in [
+            (option, name) for option, names in {**options, "ordered": pairs}.items() for name in names
+        ]:
+            rule = f"constraints: {option}"
+            if name not in schema.names:
+                raise ValueError(f"{rule} names column {name!r}; columns are {', '.join(schema.names)}")
+            kind = schema[name].kind
+            if option in ("monotone", "ranges", "ordered") and kind == "categorical":
+                raise ValueError(f"{rule} needs a numeric column, but {name!r} is categorical")
+            if option == "allowed" and kind == "continuous":
+                raise ValueError(f"{rule} needs a column of levels, but {name!r} is continuous; use ranges")
+        for name, rule in self.allowed.items():
+            named = [value for values in rule.values() for value in values] if isinstance(rule, Mapping) else list(rule)
+            if isinstance(rule, Mapping) and schema[name].kind == "categorical":
+                named += list(rule)
+            unknown = [value for value in named if value not in schema[name].levels]
             if unknown:
                 raise ValueError(f"constraints: allowed[{name!r}] lists {unknown[0]!r}, a value the training rows lack")
 
@@ -103,25 +116,20 @@ class Constraints:
         if name in self.monotone:
             sign = 1.0 if self.monotone[name] == "increase" else -1.0
             admitted &= sign * values.astype(np.float64) >= sign * factual.astype(np.float64)[:, None]
-        low, high = self.ranges.get(name, (None, None))
-        if low is not None:
-            admitted &= values.astype(np.float64) >= low
-        if high is not None:
-            admitted &= values.astype(np.float64) <= high
+        if name in self.ranges:
+            low, high = self._limits(name)
+            admitted &= (values.astype(np.float64) >= low) & (values.astype(np.float64) <= high)
+        stays = values == factual[:, None]
         if name in self.allowed:
             rule = self.allowed[name]
-            stays = values == factual[:, None]
             if isinstance(rule, Mapping):
-                moves = np.zeros_like(admitted)
+                moves = ~_among(factual, rule)[:, None] & stays
                 for origin, targets in rule.items():
-                    moves |= (factual == origin)[:, None] & np.isin(values, list(targets))
-                known = np.isin(factual, list(rule))[:, None]
-                admitted &= moves | (~known & stays)
+                    moves |= (factual == origin)[:, None] & _among(values, targets)
+                admitted &= moves
             else:
-                admitted &= np.isin(values, list(rule))
-        if name in self.immutable:
-            admitted &= values == factual[:, None]
-        return admitted
+                admitted &= _among(values, rule)
+        return admitted & stays if name in self.immutable else admitted
 
     def compile(self, schema: Schema, factuals: pd.DataFrame, rows: Rows) -> Feasible:
         """Masks and bounds for a batch of factuals, given as a frame ``(B, D)`` and encoded, on the CPU.
@@ -130,44 +138,43 @@ class Constraints:
         that value exactly.
         """
         self.check(schema)
-        batch = rows.batch_size
+        batch, cat = rows.batch_size, rows.cat.cpu().numpy()
         size = max((len(feature.levels) for feature in schema.tokens), default=1)
         tokens = np.zeros((batch, len(schema.tokens), size), dtype=bool)
         low, high = np.zeros((2, batch, len(schema.numbers)))
         raw = np.zeros((batch, len(schema.features)))
-        stay = np.ones((batch, len(schema.features)), dtype=bool)
         limited = {*self.immutable, *self.monotone, *self.ranges, *self.allowed}
         for d, t, n in schema.places:
             feature = schema.features[d]
             own = factuals[feature.name].to_numpy()
             if feature.kind != "categorical":
                 raw[:, d] = own
-            if t is not None:
-                tokens[:, t, : len(feature.levels)] = True
-                if feature.name in limited:
-                    code = rows.cat[:, t].numpy()
-                    admitted = self._admits(feature.name, own, _own_levels(feature, own, code))
-                    tokens[:, t, : len(feature.levels)] = admitted
-                    stay[:, d] = admitted[np.arange(batch), code]
-            else:
+            if n is not None:
                 low[:, n], high[:, n] = self._interval(feature, raw[:, d])
-                stay[:, d] = (raw[:, d] >= low[:, n]) & (raw[:, d] <= high[:, n])
-        order = _closure([(schema.names.index(a), schema.names.index(b)) for a, b in self.ordered])
-        if order:
-            _propagate(schema, order, tokens, low, high, raw, rows.cat.numpy())
-            for d, t, n in schema.places:
-                own = rows.cat[:, t].numpy()
-                inside = tokens[np.arange(batch), t, own] if n is None else (raw[:, d] >= low[:, n]) & (raw[:, d] <= high[:, n])
-                stay[:, d] &= inside
-        empty = np.concatenate([~tokens.any(2), low > high], 1)
+            elif feature.name in limited:
+                levels = own_levels(feature, own, cat[:, t])
+                tokens[:, t, : len(feature.levels)] = self._admits(feature.name, own, levels)
+            else:
+                tokens[:, t, : len(feature.levels)] = True
+        order = closure([(schema.names.index(a), schema.names.index(b)) for a, b in self.ordered])
+        propagate(schema, order, tokens, low, high, raw, cat)
+        stays = [
+            tokens[np.arange(batch), t, cat[:, t]]
+            if n is None
+            else (low[:, n] <= raw[:, d]) & (raw[:, d] <= high[:, n])
+            for d, t, n in schema.places
+        ]
+        stay = np.stack(stays, 1)
         names = [feature.name for feature in (*schema.tokens, *schema.numbers)]
-        reasons = [f"no admissible value for {names[row.argmax()]!r}" if row.any() else "" for row in empty]
-        if self.max_changes is not None:
-            forced = (~stay).sum(1)
-            reasons = [
-                reason or (f"{count} columns must change, more than max_changes={self.max_changes}" if count > self.max_changes else "")
-                for reason, count in zip(reasons, forced, strict=True)
-            ]
+        limit = np.inf if self.max_changes is None else self.max_changes
+        reasons = []
+        for empty, forced in zip(np.concatenate([~tokens.any(2), low > high], 1), (~stay).sum(1), strict=True):
+            if empty.any():
+                reasons.append(f"no admissible value for {names[empty.argmax()]!r}")
+            elif forced > limit:
+                reasons.append(f"{forced} columns must change, more than max_changes={self.max_changes}")
+            else:
+                reasons.append("")
         return Feasible(
             tokens=torch.from_numpy(tokens),
             low=_scale(schema, low),
@@ -181,80 +188,24 @@ class Constraints:
             reasons=reasons,
         )
 
+    def _limits(self, name: str) -> tuple[float, float]:
+        low, high = self.ranges.get(name, (None, None))
+        return (-np.inf if low is None else low), (np.inf if high is None else high)
+
     def _interval(self, feature: Feature, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Raw bounds ``(B,)`` of one continuous column; whole numbers where the column holds integers."""
+        """Raw bounds ``(B,)`` of one continuous column, values of its own dtype."""
         assert feature.bounds is not None
         # A factual outside the training range may stay where it is, so the range is widened to hold it.
-        low, high = np.minimum(feature.bounds[0], own), np.maximum(feature.bounds[1], own)
-        minimum, maximum = self.ranges.get(feature.name, (None, None))
-        if minimum is not None:
-            low = np.maximum(low, minimum)
-        if maximum is not None:
-            high = np.minimum(high, maximum)
-        if "int" in feature.dtype.lower():
-            low, high = np.ceil(low), np.floor(high)
-        if self.monotone.get(feature.name) == "increase":
+        least, most = self._limits(feature.name)
+        low = np.maximum(np.minimum(feature.bounds[0], own), least)
+        high = np.minimum(np.maximum(feature.bounds[1], own), most)
+        low, high = inward(feature, low, high)
+        fixed, direction = feature.name in self.immutable, self.monotone.get(feature.name)
+        if fixed or direction == "increase":
             low = np.maximum(low, own)
-        if self.monotone.get(feature.name) == "decrease":
+        if fixed or direction == "decrease":
             high = np.minimum(high, own)
-        if feature.name in self.immutable:
-            low, high = np.maximum(low, own), np.minimum(high, own)
         return low, high
-
-
-@dataclass
-class Feasible:
-    """What each factual of a batch may end on. B rows, C token columns, L levels (padded), N continuous columns.
-
-    tokens: bool ``(B, C, L)``. low, high: float32 ``(B, N)``, scaled like ``Rows.num``; raw_low, raw_high: the same
-    in raw units (float64). stay: bool ``(B, D)``, may the column keep its value. max_changes: as in `Constraints`.
-    ordered: pairs (a, b) of column positions with value a ≤ value b, transitively closed; tokens and bounds are
-    already consistent with it, so any admissible first choice can be completed. raw: float64 ``(B, D)``, the factuals'
-    numbers. reasons: per row, why nothing is feasible, or "".
-    """
-
-    tokens: Tensor
-    low: Tensor
-    high: Tensor
-    raw_low: np.ndarray
-    raw_high: np.ndarray
-    stay: Tensor
-    max_changes: int | None
-    ordered: list[tuple[int, int]]
-    raw: Tensor
-    reasons: list[str]
-
-    def take(self, keep: np.ndarray) -> Feasible:
-        """The feasible sets of the rows at `keep` (bool or int64)."""
-        index = np.arange(len(self.reasons))[keep]
-        select = torch.from_numpy(index)
-        parts = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name, value in parts.items():
-            if isinstance(value, Tensor):
-                parts[name] = value[select]
-            elif isinstance(value, np.ndarray):
-                parts[name] = value[index]
-        parts["reasons"] = [self.reasons[i] for i in index]
-        return Feasible(**parts)
-
-    def to(self, device: object) -> Feasible:
-        parts = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Feasible(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in parts.items()})
-
-    def admits(self, rows: Rows) -> Tensor:
-        """Bool ``(B, M)``: which of M rows each factual may become, column by column (not max_changes, ordered)."""
-        admitted = torch.ones(self.tokens.shape[0], rows.batch_size, dtype=torch.bool, device=rows.cat.device)
-        inside = self.tokens.shape[2]
-        if self.tokens.shape[1]:
-            # Padding is never a row's code, so a column without a False among the codes in use can be skipped.
-            used = torch.nn.functional.one_hot(rows.cat, inside).bool()
-            tight = (~self.tokens & used.any(0)).any(2).any(0)
-            # One matrix product counts, over the restricted columns, how many tokens of each row are admitted.
-            hits = self.tokens[:, tight].flatten(1).float() @ used[:, tight].flatten(1).float().T
-            admitted &= hits > tight.sum() - 0.5
-        for n in torch.nonzero((self.low > rows.num.amin(0)).any(0) | (self.high < rows.num.amax(0)).any(0)).flatten():
-            admitted &= (rows.num[:, n] >= self.low[:, n, None]) & (rows.num[:, n] <= self.high[:, n, None])
-        return admitted
 
 
 def changed_cells(factuals: pd.DataFrame, counterfactuals: pd.DataFrame) -> np.ndarray:
@@ -268,52 +219,23 @@ def changed_cells(factuals: pd.DataFrame, counterfactuals: pd.DataFrame) -> np.n
     return np.stack(cells, 1)
 
 
-def _own_levels(feature: Feature, own: np.ndarray, code: np.ndarray) -> np.ndarray:
-    """Per-row level values ``(B, L)``, with the factual's own value in place of the level it was encoded as."""
-    dtype = np.float64 if feature.kind == "ordinal" else object
-    values = np.repeat(np.asarray(feature.levels, dtype=dtype)[None], len(own), 0)
-    values[np.arange(len(own)), code] = own
-    return values
-
-
 def _scale(schema: Schema, values: np.ndarray) -> Tensor:
     scaled = [feature.scaled(values[:, n]) for n, feature in enumerate(schema.numbers)]
     return torch.from_numpy(np.stack(scaled, 1).astype(np.float32)) if scaled else torch.zeros(len(values), 0)
 
 
-def _closure(pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    closed = set(pairs)
-    while more := {(a, d) for a, b in closed for c, d in closed if b == c and a != d} - closed:
-        closed |= more
-    return sorted(closed)
+def _among(values: np.ndarray, options: Collection[Any]) -> np.ndarray:
+    """Bool, shaped like `values`: is it one of the options? Compared one by one, so text and numbers never mix."""
+    found = np.zeros(values.shape, dtype=bool)
+    for option in options:
+        found |= values == option
+    return found
 
 
-def _propagate(
-    schema: Schema, order: list[tuple[int, int]], tokens: np.ndarray, low: np.ndarray, high: np.ndarray, raw: np.ndarray, cat: np.ndarray
-) -> None:
-    """Narrow tokens and bounds, in place, until every remaining value of a has some b ≥ a and the other way round."""
-    place = {d: (t, n) for d, t, n in schema.places}
-    values = {}
-    for d in {d for pair in order for d in pair}:
-        t, _ = place[d]
-        if t is not None:
-            values[d] = _own_levels(schema.features[d], raw[:, d], cat[:, t])
-
-    def extreme(d: int, largest: bool) -> np.ndarray:
-        t, n = place[d]
-        if n is not None:
-            return high[:, n] if largest else low[:, n]
-        admitted = tokens[:, t, : values[d].shape[1]]
-        return np.where(admitted, values[d], -np.inf).max(1) if largest else np.where(admitted, values[d], np.inf).min(1)
-
-    for _ in range(len(place)):
-        for a, b in order:
-            top, bottom = extreme(b, True), extreme(a, False)
-            for d, limit, keep_below in ((a, top, True), (b, bottom, False)):
-                t, n = place[d]
-                if n is not None:
-                    bound, narrow = (high, np.minimum) if keep_below else (low, np.maximum)
-                    bound[:, n] = narrow(bound[:, n], limit)
-                else:
-                    inside = values[d] <= limit[:, None] if keep_below else values[d] >= limit[:, None]
-                    tokens[:, t, : inside.shape[1]] &= inside
+def _plain(value: Any) -> Any:
+    """Lists, mappings and Python scalars only."""
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    return value if isinstance(value, str) or not isinstance(value, Collection) else [_plain(item) for item in value]

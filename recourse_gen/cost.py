@@ -30,7 +30,7 @@ class RecourseCost:
         self._table = table
         self._offset = torch.as_tensor(np.cumsum([0, *sizes])[:-1], dtype=torch.int64)
         numbers = [feature.weight for feature in schema.numbers]
-        tokens = np.repeat([feature.weight for feature in schema.tokens], widths) if widths else []
+        tokens = [f.weight for f, width in zip(schema.tokens, widths, strict=True) for _ in range(width)]
         self._weight = torch.as_tensor([*numbers, *tokens], dtype=torch.float32)
 
     def coordinates(self, rows: Rows, weighted: bool = True) -> Tensor:

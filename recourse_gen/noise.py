@@ -34,7 +34,8 @@ class Noise:
     @classmethod
     def of(cls, rows: Rows, seed: int, *, first_sample: int = 0) -> Noise:
         """Keys from the seed and the rows ``(B, ·)``; samples are numbered from `first_sample`."""
-        bits = rows.num.contiguous().view(torch.int32).to(torch.int64)
+        # Adding zero turns −0.0 into 0.0: equal rows must have equal bits.
+        bits = (rows.num + 0.0).contiguous().view(torch.int32).to(torch.int64)
         words = torch.cat([bits & _MASK, rows.cat], 1)
         keys = torch.stack([torch.full_like(words[:, 0], seed & _MASK), torch.full_like(words[:, 0], ~seed & _MASK)], 1)
         for column in words.unbind(1):
@@ -50,7 +51,8 @@ class Noise:
         counter = _mix(_mix(sample + 0x632BE5AB) ^ (column * 0x9E3779B1 + self._draws))
         word = _mix(self.keys[:, 0, None, None] ^ counter)
         word = _mix(word ^ _mix(self.keys[:, 1, None, None] + counter))
-        return ((word >> 8).float() + 0.5) * 2.0**-24
+        # 23 bits: with the half added, 24 are all that a float32 holds, and one bit more would round up to 1.
+        return ((word >> 9).float() + 0.5) * 2.0**-23
 
     def normal(self, samples: int, columns: int) -> Tensor:
         """Float32 ``(B, samples, columns)``, standard normal by inverse CDF."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from recourse_gen.constraints import Constraints
 from recourse_gen.cost import RecourseCost
+from recourse_gen.options import check_number, check_whole
 from recourse_gen.rows import Rows
 from recourse_gen.transform import TableTransform
 
@@ -33,19 +34,19 @@ class PairOptions:
     def __post_init__(self) -> None:
         low, high = self.cost_weight_range
         if not (0 < low <= high < math.inf):
-            raise ValueError(f"pairs.cost_weight must be positive, a number or (low, high), got {self.cost_weight}")
-        if self.top_k < 1 or self.block < 1:
-            raise ValueError("pairs.top_k and pairs.block must be at least 1")
-        if not 0 <= self.gamma < 1:
-            raise ValueError(f"pairs.gamma must be in [0, 1), got {self.gamma}")
+            raise ValueError(f"pairs.cost_weight must be positive, a number or (low, high), got {self.cost_weight!r}")
+        check_whole("pairs.top_k", self.top_k)
+        check_whole("pairs.block", self.block)
+        check_number("pairs.gamma", self.gamma, 0, 1)
 
     @property
     def cost_weight_range(self) -> tuple[float, float]:
-        if isinstance(self.cost_weight, (int, float)):
-            return float(self.cost_weight), float(self.cost_weight)
-        if len(self.cost_weight) != 2:
-            raise ValueError(f"pairs.cost_weight must be a number or (low, high), got {self.cost_weight}")
-        return float(self.cost_weight[0]), float(self.cost_weight[1])
+        given = self.cost_weight
+        try:
+            low, high = map(float, given if isinstance(given, Sequence) else (given, given))
+        except (TypeError, ValueError):
+            raise ValueError(f"pairs.cost_weight must be a number or (low, high), got {given!r}") from None
+        return low, high
 
 
 class PairSupervision:
@@ -80,15 +81,16 @@ class PairSupervision:
         found: list[tuple[Tensor, Tensor]] = []
         target = self.cost.coordinates(self.partners)
         for start in range(0, rows.batch_size, options.block):
-            block = torch.arange(start, min(start + options.block, rows.batch_size))
-            some = rows.take(block)
+            frame = factuals.iloc[start : start + options.block]
+            some = rows.take(torch.arange(start, start + len(frame)))
             costs = torch.cdist(self.cost.coordinates(some.to(device)), target, p=1.0)
-            feasible = constraints.compile(transform.schema, factuals.iloc[start : start + options.block], some).to(device)
+            feasible = constraints.compile(transform.schema, frame, some).to(device)
             costs.masked_fill_(~feasible.admits(self.partners), math.inf)
             nearest = costs.topk(k, largest=False, sorted=True)
             found.append((nearest.values, nearest.indices.int()))
         costs = torch.cat([values for values, _ in found]) if found else torch.zeros(0, k, device=device)
-        index = torch.cat([indices for _, indices in found]) if found else torch.zeros(0, k, dtype=torch.int32)
+        empty = torch.zeros(0, k, dtype=torch.int32, device=device)
+        index = torch.cat([indices for _, indices in found]) if found else empty
         self.has_partner = costs[:, 0].isfinite()
         self.costs, self.index = costs[self.has_partner], index[self.has_partner]
         self.factuals = rows.to(device).take(self.has_partner)
@@ -114,7 +116,8 @@ class PairSupervision:
     def log_prob(self, at: Tensor, counterfactual: Rows, cost_weight: Tensor) -> Tensor:
         """log Q(x⁺ | x) of rows ``(B, ·)``, in nats, −inf where x⁺ is not among the partners."""
         candidates = self.partners.take(self.index[at].long())
-        same = (candidates.cat == counterfactual.cat[:, None]).all(-1) & (candidates.num == counterfactual.num[:, None]).all(-1)
+        same = (candidates.cat == counterfactual.cat[:, None]).all(-1)
+        same &= (candidates.num == counterfactual.num[:, None]).all(-1)
         return self.log_weights(at, cost_weight).masked_fill(~same, -math.inf).logsumexp(1)
 
     def draw(self, at: Tensor, cost_weight: Tensor, generator: torch.Generator, num_samples: int = 1) -> Rows:

@@ -21,6 +21,7 @@ from recourse_gen.backbone import Backbone
 from recourse_gen.classifier import Classifier, as_classifier
 from recourse_gen.constraints import Constraints
 from recourse_gen.counterfactuals import Counterfactuals
+from recourse_gen.options import check_names, check_whole, construct
 from recourse_gen.pairs import PairOptions, PairSupervision
 from recourse_gen.schema import Schema
 from recourse_gen.search import Search, SearchOptions
@@ -34,7 +35,8 @@ class RecourseGenerator:
     backbone: a registered name (`recourse_gen.registry.names`). seed: of weights, pairs and, by default, samples.
     target_class: the favourable class; None where classes are 0 and 1 or False and True.
     backbone_options: keyword arguments of the backbone class. pairs, training: keyword arguments of `PairOptions` and
-    `TrainingOptions`. audit: keyword arguments of `Auditor`. schema: a `Schema`, or keyword arguments of `Schema.infer`.
+    `TrainingOptions`. audit: keyword arguments of `Auditor`. schema: a `Schema`, or keyword arguments of
+    `Schema.infer`.
 
     After `fit`: schema, transform, classifier, constraints, auditor, model, pairs (None after `load`), and summary, a
     mapping with the counts of factuals and partners, the training's result and the seconds of each stage.
@@ -52,12 +54,14 @@ class RecourseGenerator:
         audit: Mapping[str, Any] | None = None,
         schema: Schema | Mapping[str, Any] | None = None,
     ) -> None:
+        check_whole("seed", seed, 0)
         self.backbone = backbone
         self.seed = seed
         self.target_class = target_class
         self.backbone_options = dict(backbone_options or {})
-        self.pair_options = _options(PairOptions, "pairs", pairs)
-        self.training_options = _options(TrainingOptions, "training", training)
+        self.pair_options = construct(PairOptions, "pairs", pairs)
+        self.training_options = construct(TrainingOptions, "training", training)
+        check_names(Auditor, "audit", audit)
         self.audit_options = dict(audit or {})
         self._given_schema = schema
         self.pairs: PairSupervision | None = None
@@ -85,33 +89,34 @@ class RecourseGenerator:
         started = time.perf_counter()
         backbone_class = registry.load(self.backbone)
         given = self._given_schema
-        schema = given if isinstance(given, Schema) else Schema.infer(X, **(given or {}))
+        schema = given if isinstance(given, Schema) else construct(Schema.infer, "schema", given, X)
         self.schema, self.transform = schema, TableTransform(schema).fit(X)
         X = self.transform.check(X)
-        self.constraints = constraints or Constraints()
-        self.constraints.check(schema)
+        self.constraints = _rules(constraints or Constraints(), schema)
         self.classifier: Classifier = as_classifier(classifier, target_class=self.target_class, columns=X.dtypes)
-        self.model = _build(backbone_class, schema, self.backbone_options, self.seed)
+        model = _build(backbone_class, schema, self.backbone_options, self.seed)
+        self.model = None  # until fitted
         probability = self.classifier.probability(X)
         favourable = probability > 0.5 if y is None else _favourable(y, self.target_class, len(X))
         rows = self.transform.encode(X)
         self.pairs = self._pair(X, probability, favourable)
         seconds["pairs"] = time.perf_counter() - started
-        self.auditor = Auditor(schema, **self.audit_options).fit(rows, favourable.astype(np.int64), seed=self.seed)
+        auditor = construct(Auditor, "audit", self.audit_options, schema)
+        self.auditor = auditor.fit(rows, favourable.astype(np.int64), seed=self.seed)
         seconds["audit"] = time.perf_counter() - started - seconds["pairs"]
         folder = None if folder is None else Path(folder)
         if folder is not None and PartialState().is_main_process:
-            folder.mkdir(parents=True, exist_ok=True)
+            checkpoint.reopen(folder)
         PartialState().wait_for_everyone()
         trained = training.fit(
-            self.model,
+            model,
             self.pairs,
             options=self.training_options,
             seed=self.seed,
             folder=folder,
             save=None if folder is None else lambda model: checkpoint.write_weights(folder, model),
         )
-        seconds["training"] = trained.seconds
+        self.model, seconds["training"] = model, trained.seconds
         self.summary = {
             "training_factuals": len(self.pairs),
             "factuals_without_partner": int((~self.pairs.has_partner).sum()),
@@ -154,16 +159,21 @@ class RecourseGenerator:
             select=select,
             confidence=confidence,
             audit=audit,
-            max_candidates=8 * candidates if max_candidates is None else max_candidates,
+            max_candidates=max_candidates,
             cost_weight=cost_weight,
             temperature=temperature,
             seed=self.seed if seed is None else seed,
             batch_size=batch_size,
         )
-        rules = self.constraints if constraints is None else constraints
-        rules.check(self.schema)
+        rules = self.constraints if constraints is None else _rules(constraints, self.schema)
         search = Search(model, self.transform, self.classifier, self.auditor if audit else None, rules, options)
-        return search(self.transform.check(X))
+        X = self.transform.check(X)
+        if X.index.has_duplicates:
+            repeated = X.index[X.index.duplicated()][0]
+            raise ValueError(
+                f"the index of X repeats {repeated!r}, so answers could not be told apart; reset_index() first"
+            )
+        return search(X)
 
     def get_counterfactuals(self, X: pd.DataFrame) -> pd.DataFrame:
         """The benchmark suites' convention: one row per row of `X`, same index, NaN where there is no answer."""
@@ -180,6 +190,7 @@ class RecourseGenerator:
         if checkpoint.is_finished(folder) and not overwrite:
             raise ValueError(f"{folder} already holds a finished run; use overwrite=True or another folder")
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / checkpoint.METRICS).unlink(missing_ok=True)  # not finished while old and new files mix
         checkpoint.write_config(
             folder,
             {
@@ -187,8 +198,8 @@ class RecourseGenerator:
                 "seed": self.seed,
                 "target_class": self.target_class,
                 "backbone_options": self.backbone_options,
-                "pairs": _plain(self.pair_options),
-                "training": _plain(self.training_options),
+                "pairs": asdict(self.pair_options),
+                "training": asdict(self.training_options),
                 "audit": self.audit_options,
                 "constraints": self.constraints.to_dict(),
                 "run": dict(run or {}),
@@ -209,17 +220,20 @@ class RecourseGenerator:
         """
         folder = Path(folder)
         config = checkpoint.read_config(folder)
+        summary = checkpoint.read_metrics(folder)
         schema, transform = checkpoint.read_table(folder)
         names = ("backbone", "seed", "target_class", "backbone_options", "pairs", "training", "audit")
-        generator = cls(**{name: config[name] for name in names if name in config}, schema=schema)
-        generator.schema, generator.transform = schema, transform
-        generator.constraints = Constraints(**config.get("constraints", {}))
+        try:
+            generator = cls(**{name: config[name] for name in names if name in config}, schema=schema)
+            generator.constraints = _rules(Constraints(**config.get("constraints", {})), schema)
+        except (TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"{folder / checkpoint.CONFIG} is damaged: {error}") from error
+        generator.schema, generator.transform, generator.summary = schema, transform, summary
         generator.classifier = as_classifier(classifier, target_class=generator.target_class, columns=transform.dtypes)
         generator.auditor = Auditor.load(folder, schema)
         generator.model = _build(registry.load(generator.backbone), schema, generator.backbone_options, generator.seed)
         checkpoint.read_weights(folder, generator.model)
         generator.model.eval()
-        generator.summary = json.loads((folder / checkpoint.METRICS).read_text(encoding="utf-8"))
         return generator
 
     def _pair(self, X: pd.DataFrame, probability: np.ndarray, favourable: np.ndarray) -> PairSupervision:
@@ -246,38 +260,30 @@ class RecourseGenerator:
             device=PartialState().device,
         )
         if not len(pairs):
-            raise ValueError("no turned-down training row has a partner that the constraints allow; loosen the constraints")
+            raise ValueError("the constraints leave no turned-down training row a partner; loosen them")
         lonely = int((~pairs.has_partner).sum())
         if lonely:
-            warnings.warn(f"{lonely} of {denied.sum()} turned-down training rows have no admissible partner", stacklevel=3)
+            warnings.warn(f"{lonely} of {denied.sum()} turned-down rows have no admissible partner", stacklevel=3)
         return pairs
 
     def _fitted(self) -> Backbone:
-        if self.model is None or not hasattr(self, "auditor"):
+        if self.model is None:
             raise ValueError("this generator is not fitted; call fit or load first")
         return self.model
 
 
-def _options(cls: type, name: str, given: Mapping[str, Any] | None) -> Any:
-    known = list(cls.__dataclass_fields__)  # type: ignore[attr-defined]
-    for key in given or {}:
-        if key not in known:
-            raise ValueError(f"unknown option {name}.{key}; known are: {', '.join(known)}")
-    return cls(**(given or {}))
-
-
-def _plain(options: Any) -> dict[str, Any]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(options).items()}
+def _rules(constraints: Any, schema: Schema) -> Constraints:
+    if not isinstance(constraints, Constraints):
+        raise ValueError(f"constraints must be a Constraints object, got {type(constraints).__name__}")
+    constraints.check(schema)
+    return constraints
 
 
 def _build(cls: type[Backbone], schema: Schema, options: Mapping[str, Any], seed: int) -> Backbone:
     """A backbone with weights fixed by the seed; the process's own random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        try:
-            return cls(schema, **options)
-        except TypeError as error:
-            raise ValueError(f"backbone options: {error}") from error
+        return construct(cls, "backbone", options, schema)
 
 
 def _favourable(y: Any, target_class: Any, rows: int) -> np.ndarray:
@@ -288,10 +294,13 @@ def _favourable(y: Any, target_class: Any, rows: int) -> np.ndarray:
     if values.isna().any():
         raise ValueError(f"y has {int(values.isna().sum())} missing values")
     classes = values.unique().tolist()
+    listed = ", ".join(map(repr, classes[:10]))
     if target_class is None:
         if not set(classes) <= {0, 1}:
-            raise ValueError(f"target_class must name the favourable class; y holds {', '.join(map(repr, classes[:10]))}")
+            raise ValueError(f"target_class must name the favourable class; y holds {listed}")
         target_class = 1
     if target_class not in classes:
-        raise ValueError(f"y never holds the favourable class {target_class!r}; it holds {', '.join(map(repr, classes[:10]))}")
+        raise ValueError(f"y never holds the favourable class {target_class!r}; it holds {listed}")
+    if len(classes) == 1:
+        raise ValueError(f"y holds the favourable class {target_class!r} only; both outcomes are needed")
     return (values == target_class).to_numpy()

@@ -34,5 +34,7 @@ def load(name: str) -> type[Backbone]:
         raise ValueError(f"unknown backbone {name!r}; registered are: {known}")
     backbone = entries[name].load()
     if not (isinstance(backbone, type) and issubclass(backbone, Backbone)):
-        raise ValueError(f"the entry point {name!r} ({entries[name].value}) is not a recourse_gen.backbone.Backbone class")
+        raise ValueError(
+            f"the entry point {name!r} ({entries[name].value}) is not a recourse_gen.backbone.Backbone class"
+        )
     return backbone

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -42,14 +42,24 @@ class Feature:
         if self.kind not in KINDS:
             raise ValueError(f"column {self.name!r}: kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
         if not (np.isfinite(self.weight) and self.weight >= 0):
-            raise ValueError(f"column {self.name!r}: the cost weight must be finite and not negative, got {self.weight}")
+            raise ValueError(
+                f"column {self.name!r}: the cost weight must be finite and not negative, got {self.weight}"
+            )
         if self.kind != "continuous" and len(self.levels) < 1:
             raise ValueError(f"column {self.name!r}: a {self.kind} column needs levels")
         if self.kind != "categorical":
             if self.bounds is None or not np.isfinite(self.bounds).all() or not self.bounds[0] < self.bounds[1]:
-                raise ValueError(f"column {self.name!r}: bounds must be two finite numbers low < high, got {self.bounds}")
+                raise ValueError(
+                    f"column {self.name!r}: bounds must be two finite numbers low < high, got {self.bounds}"
+                )
             if list(self.levels) != sorted(set(self.levels)):
                 raise ValueError(f"column {self.name!r}: ordinal levels must be sorted and distinct")
+
+    @cached_property
+    def storage(self) -> np.dtype:
+        """The NumPy dtype in which a numeric column keeps its values."""
+        dtype = pd.api.types.pandas_dtype(self.dtype)
+        return getattr(dtype, "numpy_dtype", dtype)
 
     @property
     def is_token(self) -> bool:
@@ -137,7 +147,9 @@ class Schema:
         features = []
         for name in frame.columns:
             feature = _infer_feature(frame[name], (kinds or {}).get(name), tokenize, max_levels)
-            if bounds and name in bounds and feature.kind != "categorical":
+            if bounds and name in bounds:
+                if feature.kind == "categorical":
+                    raise ValueError(f"bounds names column {name!r}, which is categorical; only numbers have bounds")
                 low, high = bounds[name]
                 feature = replace(feature, bounds=(float(low), float(high)))
             features.append(replace(feature, weight=float((weights or {}).get(name, 1.0))))
@@ -186,13 +198,17 @@ def check_values(column: pd.Series) -> None:
     """Raise ValueError, naming the column, when it holds missing or infinite values."""
     missing = int(column.isna().sum())
     if missing:
-        raise ValueError(f"column {column.name!r} has {missing} missing values; impute them before fitting or generating")
+        raise ValueError(
+            f"column {column.name!r} has {missing} missing values; impute them before fitting or generating"
+        )
     if pd.api.types.is_float_dtype(column.dtype) and not np.isfinite(column.to_numpy(dtype=np.float64)).all():
         raise ValueError(f"column {column.name!r} holds infinite values")
 
 
 def is_number(column: pd.Series) -> bool:
-    return pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype)
+    """Whether the column's dtype is one of integers or floats, of NumPy or an extension that keeps them so."""
+    storage = getattr(column.dtype, "numpy_dtype", column.dtype)
+    return isinstance(storage, np.dtype) and storage.kind in "iuf"
 
 
 def _infer_feature(column: pd.Series, kind: str | None, tokenize: str, max_levels: int) -> Feature:
@@ -205,7 +221,11 @@ def _infer_feature(column: pd.Series, kind: str | None, tokenize: str, max_level
         or pd.api.types.is_string_dtype(column.dtype)
         or column.dtype == object
     ):
-        raise ValueError(f"column {name!r} has dtype {column.dtype}; supported are numbers, text, booleans and categories")
+        raise ValueError(
+            f"column {name!r} has dtype {column.dtype}; supported are numbers, text, booleans and categories"
+        )
+    if column.dtype == object:
+        _check_categories(name, column)
     distinct = column.unique()
     if len(distinct) < 2:
         raise ValueError(f"column {name!r} is constant in the training rows; drop it")
@@ -215,12 +235,11 @@ def _infer_feature(column: pd.Series, kind: str | None, tokenize: str, max_level
     if kind == "categorical":
         levels = [value.item() if isinstance(value, np.generic) else value for value in distinct]
         if isinstance(column.dtype, pd.CategoricalDtype):
-            levels = [value for value in column.cat.categories.tolist() if value in set(levels)]
+            observed = set(levels)
+            levels = [value for value in column.cat.categories.tolist() if value in observed]
         elif len({type(level) for level in levels}) == 1:
             levels = sorted(levels)
-        unsupported = [level for level in levels if not isinstance(level, (str, int, float, bool))]
-        if unsupported:
-            raise ValueError(f"column {name!r} holds {unsupported[0]!r}; categories must be text, numbers or booleans")
+        _check_categories(name, levels)
         return Feature(name, kind, dtype, levels=tuple(levels))
     if not is_number(column):
         raise ValueError(f"column {name!r} is not numeric ({dtype}), so its kind must be categorical, not {kind!r}")
@@ -228,10 +247,17 @@ def _infer_feature(column: pd.Series, kind: str | None, tokenize: str, max_level
     span = (float(values.min()), float(values.max()))
     if kind == "ordinal":
         whole = pd.api.types.is_integer_dtype(column.dtype)
-        observed = sorted(int(value) if whole else float(value) for value in distinct)
-        return Feature(name, kind, dtype, levels=tuple(observed), bounds=span)
+        steps = sorted(int(value) if whole else float(value) for value in distinct)
+        return Feature(name, kind, dtype, levels=tuple(steps), bounds=span)
     knots = np.quantile(values, np.linspace(0.0, 1.0, _QUANTILES))
     return Feature(name, kind, dtype, bounds=span, quantiles=tuple(float(knot) for knot in knots))
+
+
+def _check_categories(name: str, values: Iterable[Any]) -> None:
+    for value in values:
+        finite = not isinstance(value, (float, np.floating)) or np.isfinite(value)
+        if not (finite and isinstance(value, (str, int, float, bool, np.number, np.bool_))):
+            raise ValueError(f"column {name!r} holds {value!r}; categories must be text, finite numbers or booleans")
 
 
 def _numeric_kind(distinct: int, tokenize: str, max_levels: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from recourse_gen.constraints import Constraints, Feasible, changed_cells
 from recourse_gen.cost import RecourseCost
 from recourse_gen.counterfactuals import REPORT, Counterfactuals
 from recourse_gen.noise import Noise
+from recourse_gen.options import check_number, check_whole
 from recourse_gen.rows import Rows
 from recourse_gen.selection import Pool, policy
 from recourse_gen.transform import TableTransform
@@ -30,29 +32,33 @@ class SearchOptions:
     select: str
     confidence: float
     audit: bool
-    max_candidates: int
+    max_candidates: int | None
     cost_weight: float
     temperature: float
     seed: int
     batch_size: int
 
     def __post_init__(self) -> None:
-        for name in ("n", "candidates", "max_candidates", "batch_size"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-        if self.max_candidates < self.candidates:
+        for name in ("n", "candidates", "batch_size"):
+            check_whole(name, getattr(self, name))
+        if self.max_candidates is not None:
+            check_whole("max_candidates", self.max_candidates)
+        if self.budget < self.candidates:
             raise ValueError(f"max_candidates={self.max_candidates} is below candidates={self.candidates}")
-        if not 0.5 <= self.confidence < 1:
-            raise ValueError(f"confidence must be at least 0.5 and below 1, got {self.confidence}")
+        check_whole("seed", self.seed, -math.inf)
+        check_number("confidence", self.confidence, 0.5, 1)
         for name in ("cost_weight", "temperature"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
+            check_number(name, getattr(self, name), 0, math.inf, closed=False)
         policy(self.select)
+
+    @property
+    def budget(self) -> int:
+        """Most candidates per person."""
+        return 8 * self.candidates if self.max_candidates is None else self.max_candidates
 
 
 class Search:
-    """One configured search; call it with a checked frame of factuals."""
+    """One configured search; call it with a checked frame of factuals whose index has no repeats."""
 
     def __init__(
         self,
@@ -71,9 +77,8 @@ class Search:
     def __call__(self, factuals: pd.DataFrame) -> Counterfactuals:
         batches = range(0, len(factuals), self.options.batch_size)
         parts = [self._batch(factuals.iloc[start : start + self.options.batch_size]) for start in batches]
+        parts = parts or [self._batch(factuals)]
         keys = pd.MultiIndex.from_product([factuals.index, range(self.options.n)], names=["factual", "rank"])
-        if not parts:
-            return Counterfactuals(factuals, pd.DataFrame([], keys, list(REPORT)), factuals.iloc[:0].set_axis(keys))
         report = pd.concat([part for part, _ in parts]).set_axis(keys)
         answers = pd.concat([part for _, part in parts])
         return Counterfactuals(factuals, report, answers.set_axis(keys[(report["status"] == "ok").to_numpy()]))
@@ -93,9 +98,10 @@ class Search:
         self._mark(report, impossible & ~favoured, "infeasible", feasible.reasons)
         open_rows = np.flatnonzero(~favoured & ~impossible)
         if not len(open_rows):
-            return report, factuals.iloc[:0]
-        chosen, parts = self._choose(factuals.iloc[open_rows], rows.take(torch.from_numpy(open_rows)), feasible.take(open_rows))
-        return self._settle(report, factuals, open_rows, chosen, parts)
+            return report, self.transform.decode(rows.take(torch.from_numpy(open_rows)))
+        people, open_feasible = factuals.iloc[open_rows], feasible.take(open_rows)
+        chosen, known = self._choose(people, rows.take(torch.from_numpy(open_rows)), open_feasible)
+        return self._settle(report, people, open_feasible, open_rows, chosen, known)
 
     def _mark(self, report: pd.DataFrame, which: np.ndarray, status: str, reasons: list[str]) -> None:
         wide = which.repeat(self.options.n)
@@ -103,26 +109,28 @@ class Search:
         report.loc[wide, "reason"] = np.repeat(np.array(reasons, dtype=object), self.options.n)[wide]
 
     def _choose(self, factuals: pd.DataFrame, rows: Rows, feasible: Feasible) -> tuple[Rows, dict[str, np.ndarray]]:
-        """The chosen candidates ``(B, n, ·)`` and what is known of them, ``(B, n)`` each; ``found`` says which exist."""
+        """The chosen candidates ``(B, n, ·)`` and what is known of them, ``(B, n)`` each; ``found``: which exist."""
         o, batch = self.options, rows.batch_size
-        num, cat = torch.zeros(batch, o.n, rows.num.shape[1]), torch.zeros(batch, o.n, rows.cat.shape[1], dtype=torch.int64)
+        num = torch.zeros(batch, o.n, rows.num.shape[1])
+        cat = torch.zeros(batch, o.n, rows.cat.shape[1], dtype=torch.int64)
         known = {name: np.full((batch, o.n), np.nan) for name in ("cost", "consensus", "plausibility")}
         known |= {name: np.zeros((batch, o.n), dtype=bool) for name in ("found", "audited")}
         known["candidates"] = np.zeros((batch, o.n), dtype=np.int64)
         open_rows, pool, tried = np.arange(batch), None, 0
         while len(open_rows):
-            count = min(o.candidates if pool is None else tried, o.max_candidates - tried)
+            count = min(o.candidates if pool is None else tried, o.budget - tried)
             keep = torch.from_numpy(open_rows)
             drawn = self._draw(factuals.iloc[open_rows], rows.take(keep), feasible.take(open_rows), count, tried)
             pool, tried = drawn if pool is None else pool.extend(drawn), tried + count
-            done = (pool.accepted.sum(1) >= o.n) | (tried >= o.max_candidates)
+            done = (pool.accepted.sum(1) >= o.n) | (tried >= o.budget)
             at, ready = open_rows[done], pool.take(np.flatnonzero(done))
             index = policy(o.select)(ready, o.n)
             picked = torch.from_numpy(index.clip(min=0))[:, :, None]
             num[at] = ready.rows.num.take_along_dim(picked, 1)
             cat[at] = ready.rows.cat.take_along_dim(picked, 1)
-            for name, source in (("cost", "cost"), ("consensus", "consensus"), ("plausibility", "plausibility"), ("audited", "accepted")):
-                known[name][at] = np.take_along_axis(getattr(ready, source), index.clip(min=0), 1)
+            for name in ("cost", "consensus", "plausibility", "audited"):
+                values = ready.accepted if name == "audited" else getattr(ready, name)
+                known[name][at] = np.take_along_axis(values, index.clip(min=0), 1)
             known["found"][at], known["candidates"][at] = index >= 0, tried
             left = np.flatnonzero(~done)
             open_rows, pool = open_rows[left], pool.take(left)
@@ -131,16 +139,13 @@ class Search:
     def _draw(self, factuals: pd.DataFrame, rows: Rows, feasible: Feasible, count: int, first: int) -> Pool:
         """`count` scored candidates per factual, numbered from `first`."""
         o, batch = self.options, rows.batch_size
-        here = rows.to(self.device)
-        drawn = self.model.sample(
-            here,
-            num_samples=count,
-            cost_weight=torch.full((batch,), o.cost_weight, device=self.device),
-            feasible=feasible.to(self.device),
-            temperature=o.temperature,
-            noise=Noise.of(here, o.seed, first_sample=first),
-        ).to("cpu")
+        # As many drafts at a time as in the first round, or memory would grow with every round.
+        size = max(1, o.batch_size * o.candidates // count)
+        blocks = [np.arange(start, min(start + size, batch)) for start in range(0, batch, size)]
+        parts = [self._sample(rows.take(torch.from_numpy(at)), feasible.take(at), count, first) for at in blocks]
+        drawn = Rows(torch.cat([part.num for part in parts]), torch.cat([part.cat for part in parts]))
         frame = self._restore(factuals, rows, feasible, drawn)
+        drawn = self._rounded(frame, drawn)
         probability = self.classifier.probability(frame)
         valid = (probability > 0.5) & (probability >= o.confidence)
         before = factuals.iloc[np.arange(batch).repeat(count)]
@@ -158,6 +163,25 @@ class Search:
         shaped = {name: values.reshape(batch, count) for name, values in flat.items()}
         return Pool(rows=drawn, cost=cost, **shaped).without_repeats()
 
+    def _sample(self, rows: Rows, feasible: Feasible, count: int, first: int) -> Rows:
+        here = rows.to(self.device)
+        return self.model.sample(
+            here,
+            num_samples=count,
+            cost_weight=torch.full((rows.batch_size,), float(self.options.cost_weight), device=self.device),
+            feasible=feasible.to(self.device),
+            temperature=self.options.temperature,
+            noise=Noise.of(here, self.options.seed, first_sample=first),
+        ).to("cpu")
+
+    def _rounded(self, frame: pd.DataFrame, drawn: Rows) -> Rows:
+        """`drawn` with the whole numbers that the frame holds, so that equal answers count as equal."""
+        num = drawn.num.clone()
+        for n, feature in enumerate(self.transform.schema.numbers):
+            if "int" in feature.dtype.lower():
+                num[..., n] = torch.from_numpy(feature.scaled(frame[feature.name])).float().view(num.shape[:2])
+        return Rows(num, drawn.cat)
+
     def _restore(self, factuals: pd.DataFrame, rows: Rows, feasible: Feasible, drawn: Rows) -> pd.DataFrame:
         """Candidates ``(B, S, ·)`` as a frame of B·S rows: what is unchanged has exactly the factual's value, and
         numbers keep to their raw bounds in spite of float32."""
@@ -171,22 +195,28 @@ class Search:
             feature = self.transform.schema.features[d]
             column = frame[feature.name]
             if n is not None:
-                inside = np.clip(column.to_numpy(dtype=np.float64), feasible.raw_low[repeat, n], feasible.raw_high[repeat, n])
-                column = self.transform.restore(feature, inside)
+                low, high = feasible.raw_low[repeat, n], feasible.raw_high[repeat, n]
+                column = self.transform.restore(feature, column.to_numpy(dtype=np.float64).clip(low, high))
             same = same_num[:, n] if n is not None else same_cat[:, t]
-            today = factuals[feature.name].iloc[repeat].set_axis(frame.index)
+            # In the training dtype: today's frame may have others, say fewer categories.
+            today = (
+                self.transform.restore(feature, factuals[feature.name].to_numpy()).take(repeat).set_axis(frame.index)
+            )
             columns[feature.name] = column.mask(same, today).astype(column.dtype) if same.any() else column
         return pd.DataFrame(columns)
 
     def _settle(
-        self, report: pd.DataFrame, factuals: pd.DataFrame, open_rows: np.ndarray, chosen: Rows, known: dict[str, Any]
+        self,
+        report: pd.DataFrame,
+        people: pd.DataFrame,
+        feasible: Feasible,
+        open_rows: np.ndarray,
+        chosen: Rows,
+        known: dict[str, Any],
     ) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Fill in the report from the frame that is really returned: classifier and constraints are asked again."""
         n = self.options.n
-        people = factuals.iloc[open_rows]
-        rows = self.transform.encode(people)
-        feasible = self.constraints.compile(self.transform.schema, people, rows)
-        frame = self._restore(people, rows, feasible, chosen)
+        frame = self._restore(people, self.transform.encode(people), feasible, chosen)
         before = people.iloc[np.arange(len(people)).repeat(n)]
         probability = self.classifier.probability(frame)
         found = known["found"].reshape(-1)

@@ -37,14 +37,17 @@ class Pool:
     def extend(self, other: Pool) -> Pool:
         """The same factuals with the candidates of both pools."""
         parts = {
-            f.name: np.concatenate([getattr(self, f.name), getattr(other, f.name)], 1) for f in fields(self) if f.name != "rows"
+            f.name: np.concatenate([getattr(self, f.name), getattr(other, f.name)], 1)
+            for f in fields(self)
+            if f.name != "rows"
         }
         rows = Rows(torch.cat([self.rows.num, other.rows.num], 1), torch.cat([self.rows.cat, other.rows.cat], 1))
         return Pool(rows=rows, **parts).without_repeats()
 
     def without_repeats(self) -> Pool:
         """Equal candidates of one factual count once: all but the first become invalid."""
-        num, cat = self.rows.num.numpy(), self.rows.cat.numpy()
+        # Adding zero turns −0.0 into 0.0: equal rows must have equal bits.
+        num, cat = np.ascontiguousarray(self.rows.num.numpy() + np.float32(0)), self.rows.cat.numpy()
         cells = np.concatenate([num.view(np.int32).astype(np.int64), cat], 2).astype(np.uint64)
         keys = np.zeros(cells.shape[:2], dtype=np.uint64)
         for column in np.moveaxis(cells, 2, 0):
@@ -61,13 +64,12 @@ class Pool:
 
 def cheapest(pool: Pool, n: int) -> np.ndarray:
     """Least cost among accepted candidates; where those run out, the valid ones that the auditor minds least."""
-    beyond = pool.cost.max(initial=0.0)
-    return _least(np.where(pool.accepted, pool.cost, beyond + pool.reservation), pool.valid, n)
+    return _best(pool, np.where(pool.accepted, pool.cost, pool.reservation), n)
 
 
 def confident(pool: Pool, n: int) -> np.ndarray:
     """Highest classifier probability among valid candidates, accepted ones first (GenRe's choice without an audit)."""
-    return _least(-pool.probability - 2.0 * pool.accepted, pool.valid, n)
+    return _best(pool, -pool.probability, n)
 
 
 POLICIES: dict[str, Callable[[Pool, int], np.ndarray]] = {"cheapest": cheapest, "confident": confident}
@@ -83,10 +85,9 @@ def policy(name: str) -> Callable[[Pool, int], np.ndarray]:
     return POLICIES[name]
 
 
-def _least(preference: np.ndarray, eligible: np.ndarray, n: int) -> np.ndarray:
-    preference = np.where(eligible, preference, np.inf)
+def _best(pool: Pool, preference: np.ndarray, n: int) -> np.ndarray:
+    """Valid candidates, accepted ones first, then by least `preference`; equal ones in the order they were drawn."""
+    order = np.lexsort((preference, ~pool.accepted, ~pool.valid))[:, :n]
     chosen = np.full((len(preference), n), -1)
-    order = np.argsort(preference, axis=1, kind="stable")[:, :n]
-    found = np.isfinite(np.take_along_axis(preference, order, 1))
-    chosen[:, : order.shape[1]] = np.where(found, order, -1)
+    chosen[:, : order.shape[1]] = np.where(np.take_along_axis(pool.valid, order, 1), order, -1)
     return chosen

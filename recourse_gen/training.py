@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from recourse_gen.backbone import Backbone
+from recourse_gen.options import check_number, check_whole
 from recourse_gen.pairs import PairSupervision
 from recourse_gen.rows import Rows
 
@@ -25,8 +26,8 @@ from recourse_gen.rows import Rows
 class TrainingOptions:
     """How a backbone is trained.
 
-    steps, minutes: whichever ends first; the learning rate follows the budget that is nearer its end, so only a run
-        that `steps` ends is reproducible to the bit.
+    steps, minutes: whichever ends first; the learning rate follows the budget that is nearer its end. A run that
+        `steps` ends is reproducible to the bit, unless for a while it was a tenth of `minutes` behind the clock.
     batch_size: pairs per process and step. learning_rate: peak. warmup: share of the budget before the peak.
     clip: largest gradient norm. ema: decay of the averaged weights, which are what is validated and kept.
     holdout: share of factuals kept for validation. validation_pairs: fixed pairs drawn from them.
@@ -47,12 +48,13 @@ class TrainingOptions:
     log_with: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("steps", "minutes", "batch_size", "learning_rate", "clip", "validation_pairs", "validate_every"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"training.{name} must be positive, got {getattr(self, name)}")
+        for name in ("steps", "batch_size", "validation_pairs", "validate_every"):
+            check_whole(f"training.{name}", getattr(self, name))
+        for name in ("minutes", "learning_rate", "clip"):
+            check_number(f"training.{name}", getattr(self, name), 0, math.inf, closed=False)
         for name in ("warmup", "ema", "holdout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"training.{name} must be in [0, 1), got {getattr(self, name)}")
+            check_number(f"training.{name}", getattr(self, name), 0, 1)
+        check_number("training.weight_decay", self.weight_decay, 0, math.inf)
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ def fit(
     train_at, validation = _split(pairs, options, seed)
     generator = torch.Generator(device).manual_seed(_stream(seed, accelerator.process_index))
     step, progress, best_loss, best_step = 0, 0.0, math.inf, 0
+    average: Backbone = averaged.module  # type: ignore[assignment]
     best: dict[str, Tensor] = {}
     started = time.monotonic()
     bar = tqdm(total=options.steps, desc="training", unit="step", leave=False, mininterval=1.0)
@@ -101,7 +104,9 @@ def fit(
             group["lr"] = options.learning_rate * schedule(progress, options.warmup)
         loss = network(*_draw(pairs, train_at, options.batch_size, generator)).mean()
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"the training loss became {loss.item()} at step {step}; lower training.learning_rate")
+            raise FloatingPointError(
+                f"the training loss became {loss.item()} at step {step}; lower training.learning_rate"
+            )
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(network.parameters(), options.clip)
         optimizer.step()
@@ -112,18 +117,23 @@ def fit(
         bar.update()
         progress = _progress(step, started, options, accelerator)
         if step % options.validate_every == 0 or progress >= 1.0:
-            validation_loss = _validate(averaged.module, validation)
+            validation_loss = _validate(average, validation)
             if validation_loss < best_loss:
                 best_loss, best_step = validation_loss, step
-                best = {name: value.detach().clone() for name, value in averaged.module.state_dict().items()}
+                best = {name: value.detach().clone() for name, value in average.state_dict().items()}
                 if save is not None and accelerator.is_main_process:
-                    save(averaged.module)
-            record = {"step": step, "loss": loss.item(), "validation_loss": validation_loss, "seconds": time.monotonic() - started}
+                    save(average)
+            record = {
+                "step": step,
+                "loss": loss.item(),
+                "validation_loss": validation_loss if math.isfinite(validation_loss) else None,
+                "seconds": time.monotonic() - started,
+            }
             bar.set_postfix(validation=f"{validation_loss:.3f}")
             accelerator.log(record, step=step)
             if folder is not None and accelerator.is_main_process:
                 with (folder / "metrics.jsonl").open("a") as lines:
-                    lines.write(json.dumps(record) + "\n")
+                    lines.write(json.dumps(record, allow_nan=False) + "\n")
     bar.close()
     accelerator.end_training()
     if not best:
@@ -171,7 +181,7 @@ def _draw(pairs: PairSupervision, at: Tensor, count: int, generator: torch.Gener
 
 
 @torch.no_grad()
-def _validate(model: Any, batch: Batch) -> float:
+def _validate(model: Backbone, batch: Batch) -> float:
     was_training = model.training
     model.eval()
     factual, counterfactual, cost_weight = batch
@@ -183,7 +193,9 @@ def _validate(model: Any, batch: Batch) -> float:
 
 def _progress(step: int, started: float, options: TrainingOptions, accelerator: Accelerator) -> float:
     """Share of the budget that is spent; the main process's clock decides for all."""
-    progress = max(step / options.steps, (time.monotonic() - started) / (60.0 * options.minutes))
+    # The clock gets a tenth of slack, or the slow first steps of any run would change the learning rate.
+    clock = (time.monotonic() - started) / (60.0 * options.minutes)
+    progress = max(step / options.steps, (clock - 0.1) / 0.9)
     if accelerator.num_processes > 1:
         progress = broadcast(torch.tensor(progress, device=accelerator.device)).item()
     return progress

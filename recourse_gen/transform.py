@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from pandas.api.types import pandas_dtype
 
 from recourse_gen.rows import Rows
 from recourse_gen.schema import Feature, Schema, check_frame, check_values, is_number
@@ -22,23 +24,20 @@ class TableTransform:
 
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
-        self._categories: dict[str, tuple[list, bool]] = {}
+        self._categories: dict[str, pd.CategoricalDtype] = {}
 
     def fit(self, train: pd.DataFrame) -> TableTransform:
         check_frame(train)
-        self._categories = {
-            name: (train[name].cat.categories.tolist(), bool(train[name].cat.ordered))
-            for name in train.columns
-            if isinstance(train[name].dtype, pd.CategoricalDtype)
-        }
+        kept = {str(name): dtype for name, dtype in train.dtypes.items()}
+        self._categories = {name: dtype for name, dtype in kept.items() if isinstance(dtype, pd.CategoricalDtype)}
         self.check(train)
         return self
 
     def check(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """`frame` with its columns in training order.
+        """`frame` with its columns in training order and in the training dtypes.
 
         Raises ValueError, naming the column, for missing, extra or duplicate columns, missing or infinite values,
-        text where numbers are due and unseen categories.
+        text or booleans where numbers are due, fractions where whole numbers are, and unseen categories.
         """
         if not isinstance(frame, pd.DataFrame):
             raise ValueError(f"expected a pandas DataFrame, got {type(frame).__name__}")
@@ -55,10 +54,15 @@ class TableTransform:
             column = frame[feature.name]
             check_values(column)
             if feature.kind != "categorical" and not is_number(column):
-                raise ValueError(f"column {feature.name!r} must hold numbers ({feature.dtype}), got dtype {column.dtype}")
+                raise ValueError(
+                    f"column {feature.name!r} must hold numbers ({feature.dtype}), got dtype {column.dtype}"
+                )
             if feature.kind == "categorical":
                 _codes(feature, column)
-        return frame[list(self.schema.names)]
+            elif feature.storage.kind in "iu":
+                _check_whole(feature, column)
+        frame = frame[list(self.schema.names)]
+        return frame.astype({name: dtype for name, dtype in self.dtypes.items() if frame[name].dtype != dtype})
 
     def encode(self, frame: pd.DataFrame) -> Rows:
         """``(B, D)`` frame to `Rows` on the CPU. Raises ValueError as `check` does."""
@@ -90,22 +94,25 @@ class TableTransform:
     def restore(self, feature: Feature, values: np.ndarray) -> pd.Series:
         """Raw values as a column of the training dtype; whole numbers where that dtype is an integer."""
         if feature.name in self._categories:
-            categories, ordered = self._categories[feature.name]
-            return pd.Series(pd.Categorical(values, categories=categories, ordered=ordered))
-        if feature.kind == "continuous" and "int" in feature.dtype.lower():
+            return pd.Series(pd.Categorical(values, dtype=self._categories[feature.name]))
+        if feature.kind == "continuous" and feature.storage.kind in "iu":
             values = np.rint(values)
-        return pd.Series(values).astype(feature.dtype)
+        return pd.Series(values).astype(pandas_dtype(feature.dtype))
 
     @property
-    def dtypes(self) -> dict[str, object]:
+    def dtypes(self) -> dict[str, Any]:
         """The training frame's dtype of each column."""
-        return {
-            f.name: pd.CategoricalDtype(*self._categories[f.name]) if f.name in self._categories else f.dtype
-            for f in self.schema.features
-        }
+        return {f.name: self._categories.get(f.name, pandas_dtype(f.dtype)) for f in self.schema.features}
 
     def to_json(self) -> str:
-        categories = {name: {"categories": c, "ordered": o} for name, (c, o) in self._categories.items()}
+        categories = {
+            name: {
+                "categories": dtype.categories.tolist(),
+                "dtype": str(dtype.categories.dtype),
+                "ordered": bool(dtype.ordered),
+            }
+            for name, dtype in self._categories.items()
+        }
         return json.dumps({"columns": list(self.schema.names), "categories": categories}, indent=1, allow_nan=False)
 
     @classmethod
@@ -117,7 +124,8 @@ class TableTransform:
                 raise ValueError("the transform was fitted on other columns than the schema lists")
             transform = cls(schema)
             transform._categories = {
-                name: (list(entry["categories"]), bool(entry["ordered"])) for name, entry in state["categories"].items()
+                name: pd.CategoricalDtype(pd.Index(entry["categories"], dtype=entry["dtype"]), entry["ordered"])
+                for name, entry in state["categories"].items()
             }
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(f"not a transform: {error}") from error
@@ -131,6 +139,16 @@ def _level_array(feature: Feature) -> np.ndarray:
     return np.asarray(feature.levels, dtype=object)
 
 
+def _check_whole(feature: Feature, column: pd.Series) -> None:
+    """Raise ValueError unless the training column's integer dtype can hold every value."""
+    values, info = column.to_numpy(dtype=np.float64), np.iinfo(feature.storage)
+    outside = (values != np.rint(values)) | (values < info.min) | (values > info.max)
+    if outside.any():
+        raise ValueError(
+            f"column {feature.name!r} must hold whole numbers ({feature.dtype}), got {values[outside][0]:g}"
+        )
+
+
 def _codes(feature: Feature, column: pd.Series) -> np.ndarray:
     """``(B,)`` level index of each value: exact for categories, nearest level for numbers."""
     if feature.kind == "ordinal":
@@ -139,7 +157,14 @@ def _codes(feature: Feature, column: pd.Series) -> np.ndarray:
         right = np.searchsorted(levels, values).clip(1, len(levels) - 1)
         nearer_left = values - levels[right - 1] <= levels[right] - values
         return (right - nearer_left).astype(np.int64)
-    codes = pd.Index(feature.levels, dtype=object).get_indexer(pd.Index(column.astype(object)))
+    # Python takes True for 1, so an integer column would pass for a boolean one and the other way round.
+    boolean = all(isinstance(level, bool) for level in feature.levels)
+    if (boolean and is_number(column)) or (not boolean and pd.api.types.is_bool_dtype(column.dtype)):
+        raise ValueError(f"column {feature.name!r} must hold {feature.dtype} values, got dtype {column.dtype}")
+    try:
+        codes = pd.Index(feature.levels, dtype=object).get_indexer(pd.Index(column.astype(object)))
+    except TypeError as error:
+        raise ValueError(f"column {feature.name!r} holds a value that is no category: {error}") from error
     if (codes < 0).any():
         unseen = column[codes < 0].iloc[0]
         raise ValueError(

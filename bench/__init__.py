@@ -1,0 +1,1 @@
+"""Measurements: throughput. Run with ``pytest bench --benchmark-enable``."""
