@@ -5,6 +5,8 @@ accelerate launch train.py backbone=ar data=heloc
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 import time
 import warnings
@@ -17,12 +19,19 @@ import hydra
 import numpy as np
 import pandas as pd
 from accelerate import PartialState
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from recourse_gen import Constraints, RecourseGenerator, Schema, checkpoint, data, evaluation
 from recourse_gen.classifier import as_classifier, fit_classifier
 from recourse_gen.judge import GoldJudge
+from recourse_gen.options import check_whole, construct
+from recourse_gen.search import SearchOptions
+
+CONFIGS = Path(__file__).resolve().parent / "configs"
 
 
 class Stopwatch:
@@ -38,6 +47,20 @@ class Stopwatch:
         self.seconds[stage] = time.perf_counter() - started
 
 
+def check(config: dict[str, Any]) -> None:
+    """Raise ValueError for what would otherwise fail only after the training."""
+    folder, evaluated = Path(config["run"]), config["evaluation"]
+    if checkpoint.is_finished(folder) and not config["overwrite"]:
+        raise ValueError(f"{folder} already holds a finished run; pass overwrite=true or another run=PATH")
+    check_whole("evaluation.factuals", evaluated["factuals"])
+    check_whole("evaluation.tradeoff.limit", evaluated["tradeoff"]["limit"])
+    settings: list[dict[str, Any]] = [{"cost_weight": value} for value in evaluated["tradeoff"]["cost_weights"]]
+    settings += [{"candidates": k, "max_candidates": k} for k in evaluated["tradeoff"]["candidates"]]
+    for setting in [{}, *settings]:
+        given = {"n": 1, "seed": config["seed"], **config["generate"], **setting}
+        construct(SearchOptions, "generate", given)
+
+
 def build(config: dict[str, Any], watch: Stopwatch) -> tuple[RecourseGenerator, GoldJudge, pd.DataFrame]:
     """Data, judge, classifier and a fitted generator, with the factuals to evaluate it on."""
     seed, table = config["seed"], dict(config["data"])
@@ -45,7 +68,7 @@ def build(config: dict[str, Any], watch: Stopwatch) -> tuple[RecourseGenerator, 
     with watch("data"):
         dataset = data.load(**table, seed=seed)
         kinds = {**dataset.kinds, **config["schema"].get("kinds", {})}
-        schema = Schema.infer(dataset.train, **{**config["schema"], "kinds": kinds})
+        schema = construct(Schema.infer, "schema", {**config["schema"], "kinds": kinds}, dataset.train)
     with watch("judge"):
         everybody = pd.concat([dataset.train, dataset.test])
         judge = GoldJudge(schema, seed=seed).fit(everybody, np.concatenate([dataset.y_train, dataset.y_test]))
@@ -54,9 +77,8 @@ def build(config: dict[str, Any], watch: Stopwatch) -> tuple[RecourseGenerator, 
     with watch("classifier"):
         options = {**config["classifier"], "balanced": config["classifier"]["balanced"] and balanced}
         classifier = fit_classifier(frame=dataset.train, target01=y_train, schema=schema, seed=seed, **options)
-        denied = evaluation.select_factuals(
-            dataset.test, as_classifier(classifier), config["evaluation"]["factuals"], seed=seed
-        )
+        approves = as_classifier(classifier, columns=dataset.train.dtypes)
+        denied = evaluation.select_factuals(dataset.test, approves, config["evaluation"]["factuals"], seed=seed)
     limits = dict(config["constraints"])
     limits["immutable"] = [*dataset.immutable, *limits.get("immutable", ())]
     backbone = dict(config["backbone"])
@@ -69,10 +91,8 @@ def build(config: dict[str, Any], watch: Stopwatch) -> tuple[RecourseGenerator, 
         audit=config["audit"],
         schema=schema,
     )
-    folder = Path(config["run"])
-    if checkpoint.is_finished(folder) and not config["overwrite"]:
-        raise ValueError(f"{folder} already holds a finished run; pass overwrite=true or another run=PATH")
-    generator.fit(dataset.train, y_train, classifier=classifier, constraints=Constraints(**limits), folder=folder)
+    rules = construct(Constraints, "constraints", limits)
+    generator.fit(dataset.train, y_train, classifier=classifier, constraints=rules, folder=config["run"])
     watch.seconds.update(generator.summary["seconds"])
     return generator, judge, denied
 
@@ -111,17 +131,46 @@ def report(
 def main(composed: DictConfig) -> None:
     warnings.formatwarning = lambda message, *_args, **_kwargs: f"note: {message}\n"
     watch = Stopwatch()
+    config: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
+    folder = Path(config["run"])
+    made_here = not folder.exists()
     try:
-        config: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
+        check(config)
         generator, judge, denied = build(config, watch)
         if PartialState().is_main_process:
             report(generator, judge, denied, config, watch)
-    except (ValueError, FloatingPointError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ValueError, ArithmeticError, OSError) as error:
+        if PartialState().is_main_process:
+            if made_here:
+                shutil.rmtree(folder, ignore_errors=True)
+            refuse(str(error))
         sys.exit(2)
     PartialState().wait_for_everyone()
     PartialState().destroy_process_group()
 
 
+def refuse(sentence: str) -> None:
+    print(f"error: {sentence}", file=sys.stderr)
+    sys.exit(2)
+
+
+def wrong_option(error: Exception) -> str:
+    """What Hydra found wrong with the command line, and the options that exist beside a misspelt one."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    for override in OverridesParser.create().parse_overrides([a for a in sys.argv[1:] if "=" in a]):
+        node, _, name = override.key_or_group.rpartition(".")
+        if lines[0] == f"Could not override '{override.key_or_group}'.":
+            with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+                known = OmegaConf.select(hydra.compose("train"), node) if node else hydra.compose("train")
+            listed = f"; {node or 'the options'} has {', '.join(known)}" if OmegaConf.is_dict(known) else ""
+            return f"unknown option {override.key_or_group!r}{listed}"
+    return " ".join(lines)
+
+
 if __name__ == "__main__":
-    main()
+    # Without this, Hydra prints errors in its own way and exits before they can be put in one sentence.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    try:
+        main()
+    except (HydraException, OmegaConfBaseException) as error:
+        refuse(wrong_option(error))

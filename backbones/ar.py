@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from backbones.alphabet import Alphabet
-from backbones.layers import Block, ColumnEmbedding, ColumnHead, ScalarEmbedding, log_choice
+from backbones.layers import Block, Cache, ColumnEmbedding, ColumnHead, ScalarEmbedding, log_choice
 from recourse_gen.backbone import Backbone
 from recourse_gen.constraints import Feasible
 from recourse_gen.noise import Noise
@@ -47,9 +47,10 @@ class AutoregressiveBackbone(Backbone):
         cost_prior: bool = True,
     ) -> None:
         super().__init__(schema)
-        for name, value, least in (("heads", heads, 1), ("encoder_layers", encoder_layers, 0), ("decoder_layers", decoder_layers, 1)):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+        least = {"width": (width, 1), "heads": (heads, 1), "encoder_layers": (encoder_layers, 0)}
+        for name, (value, limit) in {**least, "decoder_layers": (decoder_layers, 1)}.items():
+            if value < limit:
+                raise ValueError(f"{name} must be at least {limit}, got {value}")
         if not 0 <= smoothing < math.inf:
             raise ValueError(f"smoothing must be finite and not negative, got {smoothing}")
         self.alphabet = Alphabet(schema, bins=bins, spacing=spacing)
@@ -100,7 +101,7 @@ class AutoregressiveBackbone(Backbone):
         shape = (len(owner), self.heads, context.shape[1], context.shape[2] // self.heads)
         blocks: list[Block] = list(self.decoder)  # type: ignore[arg-type]
         caches = [(context.new_empty(shape), context.new_empty(shape)) for _ in blocks]
-        memories = [block.remember(context, owner) for block in blocks]
+        memories = [_memory(block, context, owner) for block in blocks]
         start = context + self.decoder_position
         previous = context.new_zeros(len(owner), context.shape[2])
         for column, size in enumerate(self.alphabet.sizes):
@@ -146,3 +147,11 @@ class AutoregressiveBackbone(Backbone):
             x = block(x, causal=True, memory=context if self.cross_attention else None)
         logits = self.head(self.norm(x))
         return logits if prior is None else logits + prior
+
+
+def _memory(block: Block, context: Tensor, owner: Tensor) -> Cache | None:
+    """Keys and values of the encoded factuals for drafts that belong to `owner` ``(R,)``."""
+    if block.cross_attention is None:
+        return None
+    key, value = block.cross_attention.keys_values(context)
+    return key[owner], value[owner]

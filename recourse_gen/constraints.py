@@ -49,7 +49,11 @@ class Constraints:
             if direction not in DIRECTIONS:
                 raise ValueError(f"monotone[{name!r}] must be 'increase' or 'decrease', got {direction!r}")
         for name, limits in self.ranges.items():
-            numeric = np.shape(limits) == (2,) and all(end is None or isinstance(end, Real) for end in limits)
+            numeric = (
+                isinstance(limits, Sequence)
+                and len(limits) == 2
+                and all(end is None or isinstance(end, Real) for end in limits)
+            )
             if not (numeric and np.less_equal(*self._limits(name))):
                 raise ValueError(f"ranges[{name!r}] must be (low, high) with low ≤ high, got {limits!r}")
         for name, rule in self.allowed.items():
@@ -78,14 +82,14 @@ class Constraints:
         for option, name in [
             (option, name) for option, names in {**options, "ordered": pairs}.items() for name in names
         ]:
-            rule = f"constraints: {option}"
+            where = f"constraints: {option}"
             if name not in schema.names:
-                raise ValueError(f"{rule} names column {name!r}; columns are {', '.join(schema.names)}")
+                raise ValueError(f"{where} names column {name!r}; columns are {', '.join(schema.names)}")
             kind = schema[name].kind
             if option in ("monotone", "ranges", "ordered") and kind == "categorical":
-                raise ValueError(f"{rule} needs a numeric column, but {name!r} is categorical")
+                raise ValueError(f"{where} needs a numeric column, but {name!r} is categorical")
             if option == "allowed" and kind == "continuous":
-                raise ValueError(f"{rule} needs a column of levels, but {name!r} is continuous; use ranges")
+                raise ValueError(f"{where} needs a column of levels, but {name!r} is continuous; use ranges")
         for name, rule in self.allowed.items():
             named = [value for values in rule.values() for value in values] if isinstance(rule, Mapping) else list(rule)
             if isinstance(rule, Mapping) and schema[name].kind == "categorical":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,7 @@ class Feasible:
 
     def to(self, device: torch.device | str) -> Feasible:
         parts = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Feasible(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in parts.items()})
+        return replace(self, **{name: part.to(device) for name, part in parts.items() if isinstance(part, Tensor)})
 
     def admits(self, rows: Rows) -> Tensor:
         """Bool ``(B, M)``: which of M rows each factual may become, column by column (not max_changes, ordered)."""

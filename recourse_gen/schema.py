@@ -58,7 +58,7 @@ class Feature:
     @cached_property
     def storage(self) -> np.dtype:
         """The NumPy dtype in which a numeric column keeps its values."""
-        dtype = pd.api.types.pandas_dtype(self.dtype)
+        dtype: Any = pd.api.types.pandas_dtype(self.dtype)
         return getattr(dtype, "numpy_dtype", dtype)
 
     @property

@@ -135,7 +135,8 @@ def fit(
                 with (folder / "metrics.jsonl").open("a") as lines:
                     lines.write(json.dumps(record, allow_nan=False) + "\n")
     bar.close()
-    accelerator.end_training()
+    for tracker in accelerator.trackers:
+        tracker.finish()  # end_training would take the process group away from the caller
     if not best:
         raise FloatingPointError("the validation loss was never finite; lower training.learning_rate")
     model.load_state_dict(best)

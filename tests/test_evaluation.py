@@ -181,7 +181,7 @@ def test_run_takes_the_best_rank_and_leads_over_the_nearest_partner(evaluated):
 def test_sweep_varies_one_setting_at_a_time(evaluated):
     generator, result, judge = evaluated
     generator.calls.clear()
-    options = {"judge": judge, "candidates": (4, 1), "cost_weights": (2, 20), "limit": 10, "seed": 5}
+    options = {"judge": judge, "candidates": (4, 1), "cost_weights": (2, 20), "limit": 10, "options": {"seed": 5}}
     points = evaluation.sweep(generator, result.factuals, **options)
     assert [point["sweep"] for point in points] == ["cost_weight", "cost_weight", "candidates", "candidates"]
     assert [point["value"] for point in points] == [2, 20, 1, 4]

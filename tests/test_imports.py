@@ -15,17 +15,17 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("train", "recourse_gen.cli"),
     ("recourse_gen",),
     ("recourse_gen.evaluation",),
-    ("recourse_gen.figures", "recourse_gen.judge"),
+    ("recourse_gen.figures", "recourse_gen.judge", "recourse_gen.sentences"),
     ("recourse_gen.recourse",),
+    ("recourse_gen.search",),
     (
         "recourse_gen.counterfactuals",
         "recourse_gen.training",
-        "recourse_gen.checkpoint",
         "recourse_gen.selection",
         "recourse_gen.metrics",
         "recourse_gen.data",
     ),
-    ("recourse_gen.pairs", "recourse_gen.audit"),
+    ("recourse_gen.pairs", "recourse_gen.audit", "recourse_gen.checkpoint"),
     (
         "recourse_gen.transform",
         "recourse_gen.classifier",
@@ -34,9 +34,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "recourse_gen.registry",
     ),
     ("recourse_gen.backbone",),
-    ("recourse_gen.noise",),
+    ("recourse_gen.noise", "recourse_gen.feasible"),
     ("recourse_gen.rows",),
-    ("recourse_gen.schema",),
+    ("recourse_gen.schema", "recourse_gen.options"),
 )
 
 # Arrows that only a type checker follows.
@@ -50,6 +50,7 @@ BACKBONES_MAY_IMPORT = {
     "recourse_gen.constraints",
     "recourse_gen.noise",
     "backbones.layers",
+    "backbones.alphabet",
 }
 
 FIRST_PARTY = {"train", "recourse_gen", "backbones", "bench", "tests"}
