@@ -5,7 +5,9 @@ accelerate launch train.py backbone=ar data=heloc
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import shutil
 import sys
 import time
@@ -18,17 +20,15 @@ from typing import Any
 import hydra
 import numpy as np
 import pandas as pd
-from accelerate import PartialState
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from recourse_gen import Constraints, RecourseGenerator, Schema, checkpoint, data, evaluation
+from recourse_gen import Constraints, RecourseGenerator, Schema, checkpoint, data, evaluation, training
 from recourse_gen.classifier import as_classifier, fit_classifier
 from recourse_gen.judge import GoldJudge
-from recourse_gen.options import check_whole, construct
+from recourse_gen.options import check_names, check_number, check_whole, construct
 from recourse_gen.search import SearchOptions
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
@@ -53,9 +53,12 @@ def check(config: dict[str, Any]) -> None:
     if checkpoint.is_finished(folder) and not config["overwrite"]:
         raise ValueError(f"{folder} already holds a finished run; pass overwrite=true or another run=PATH")
     check_whole("evaluation.factuals", evaluated["factuals"])
-    check_whole("evaluation.tradeoff.limit", evaluated["tradeoff"]["limit"])
-    settings: list[dict[str, Any]] = [{"cost_weight": value} for value in evaluated["tradeoff"]["cost_weights"]]
-    settings += [{"candidates": k, "max_candidates": k} for k in evaluated["tradeoff"]["candidates"]]
+    tradeoff = evaluated["tradeoff"]
+    check_names(evaluation.sweep, "evaluation.tradeoff", tradeoff, skip=3)
+    check_whole("evaluation.tradeoff.limit", tradeoff["limit"])
+    check_number("evaluation.tradeoff.max_seconds", tradeoff["max_seconds"], 0, math.inf)
+    settings: list[dict[str, Any]] = [{"cost_weight": value} for value in tradeoff["cost_weights"]]
+    settings += [{"candidates": k, "max_candidates": k} for k in tradeoff["candidates"]]
     for setting in [{}, *settings]:
         given = {"n": 1, "seed": config["seed"], **config["generate"], **setting}
         construct(SearchOptions, "generate", given)
@@ -137,16 +140,16 @@ def main(composed: DictConfig) -> None:
     try:
         check(config)
         generator, judge, denied = build(config, watch)
-        if PartialState().is_main_process:
+        if training.processes().is_main_process:
             report(generator, judge, denied, config, watch)
     except (ValueError, ArithmeticError, OSError) as error:
-        if PartialState().is_main_process:
+        if training.processes().is_main_process:
             if made_here:
                 shutil.rmtree(folder, ignore_errors=True)
             refuse(str(error))
         sys.exit(2)
-    PartialState().wait_for_everyone()
-    PartialState().destroy_process_group()
+    training.processes().wait_for_everyone()
+    training.processes().destroy_process_group()
 
 
 def refuse(sentence: str) -> None:
@@ -156,15 +159,18 @@ def refuse(sentence: str) -> None:
 
 def wrong_option(error: Exception) -> str:
     """What Hydra found wrong with the command line, and the options that exist beside a misspelt one."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    for override in OverridesParser.create().parse_overrides([a for a in sys.argv[1:] if "=" in a]):
-        node, _, name = override.key_or_group.rpartition(".")
-        if lines[0] == f"Could not override '{override.key_or_group}'.":
-            with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-                known = OmegaConf.select(hydra.compose("train"), node) if node else hydra.compose("train")
-            listed = f"; {node or 'the options'} has {', '.join(known)}" if OmegaConf.is_dict(known) else ""
-            return f"unknown option {override.key_or_group!r}{listed}"
-    return " ".join(lines)
+    message = str(error).partition("Config search path:")[0]
+    misspelt = re.match(r"Could not override '(.+)'", message)
+    if not misspelt:
+        return " ".join(message.split())
+    groups = [group.name for group in CONFIGS.iterdir() if group.is_dir()]
+    chosen = [argument for argument in sys.argv[1:] if argument.partition("=")[0] in groups]
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = hydra.compose("train", chosen)
+    node = misspelt[1].rpartition(".")[0]
+    known = OmegaConf.select(config, node) if node else config
+    listed = ", ".join(map(str, known if OmegaConf.is_dict(known) else config))
+    return f"unknown option {misspelt[1]!r}; known are: {listed}"
 
 
 if __name__ == "__main__":
@@ -172,5 +178,5 @@ if __name__ == "__main__":
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
         main()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         refuse(wrong_option(error))

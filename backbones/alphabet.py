@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from backbones.draft import Draft
 from recourse_gen.constraints import Feasible
 from recourse_gen.rows import Rows
 from recourse_gen.schema import Feature, Schema
@@ -22,6 +23,15 @@ class Alphabet(nn.Module):
     spacing: ``quantile`` bins hold equal shares of the training rows and emit a uniform draw from their interval, a
     value that repeats across quantiles (a point mass) has a bin of its own; ``uniform`` is a grid of `bins` values.
     """
+
+    cover: Tensor
+    emit_low: Tensor
+    emit_high: Tensor
+    value: Tensor
+    weight: Tensor
+    is_category: Tensor
+    token_at: Tensor
+    number_at: Tensor
 
     def __init__(self, schema: Schema, *, bins: int, spacing: str) -> None:
         super().__init__()
@@ -93,111 +103,6 @@ class Alphabet(nn.Module):
 
     def draft(self, factual: Rows, owner: Tensor, feasible: Feasible | None) -> Draft:
         return Draft(self, factual, owner, feasible)
-
-
-class Draft:
-    """R counterfactuals filled in column by column, in schema order, inside what their factuals may become.
-
-    owner: int64 ``(R,)``, each draft's factual. `mask` and `emit` are called once per column.
-    """
-
-    def __init__(self, alphabet: Alphabet, factual: Rows, owner: Tensor, feasible: Feasible | None) -> None:
-        self.alphabet, self.factual, self.owner, self.feasible = alphabet, factual, owner, feasible
-        self.own, self.places = alphabet.codes(factual), alphabet.schema.places
-        self.num = factual.num.new_zeros(len(owner), factual.num.shape[1])
-        self.cat = factual.cat.new_zeros(len(owner), factual.cat.shape[1])
-        self.pinned = torch.zeros_like(owner, dtype=torch.bool)
-        if feasible is not None:
-            self.changes = torch.zeros_like(owner)
-            # Columns after d that cannot stay as they are: their changes are spoken for.
-            must = (~feasible.stay).long()
-            self.forced_later = must.sum(1, keepdim=True) - must.cumsum(1)
-            self.raw = torch.zeros(len(owner), len(self.places), dtype=torch.float64, device=owner.device)
-
-    def mask(self, column: int) -> Tensor:
-        """Bool ``(R, size)``: codes that the column may take, given the columns before it."""
-        size, (_, t, n), f = self.alphabet.sizes[column], self.places[column], self.feasible
-        if f is None:
-            return torch.ones(len(self.owner), size, dtype=torch.bool, device=self.owner.device)
-        own = self.own[:, column][self.owner]
-        if t is not None:
-            mask = f.tokens[:, t, :size][self.owner]
-        else:
-            self.low, self.high = f.low[self.owner, n], f.high[self.owner, n]
-            mask = None
-        below, above = self._limits(column)
-        if n is not None:
-            feature = self.alphabet.schema.features[column]
-            assert feature.bounds is not None
-            start, span = feature.bounds[0], feature.bounds[1] - feature.bounds[0]
-            self.low = self.low if below is None else torch.maximum(self.low, ((below - start) / span).float())
-            self.high = self.high if above is None else torch.minimum(self.high, ((above - start) / span).float())
-            cover = self.alphabet.cover[column, :size]
-            ends = torch.cat([cover[1:], cover.new_tensor([math.inf])])
-            mask = (cover <= self.high[:, None]) & (ends > self.low[:, None])
-        elif below is not None or above is not None:
-            values = self._raw_levels(column)
-            inside = torch.ones_like(values, dtype=torch.bool)
-            inside &= True if below is None else values >= below[:, None]
-            inside &= True if above is None else values <= above[:, None]
-            mask = mask & inside
-        if f.max_changes is not None:
-            spent = self.changes + self.forced_later[self.owner, column]
-            self.pinned = f.stay[self.owner, column] & (spent >= f.max_changes) & mask.gather(1, own[:, None])[:, 0]
-        only_own = self.pinned | ~mask.any(1)  # an impossible draft keeps the value; the final check rejects it
-        return torch.where(only_own[:, None], nn.functional.one_hot(own, size).bool(), mask)
-
-    def emit(self, column: int, codes: Tensor, uniform: Tensor) -> Tensor:
-        """Fill the column with the drawn codes ``(R,)``; returns the values ``(R,)`` in scaled units."""
-        _, t, n = self.places[column]
-        feature = self.alphabet.schema.features[column]
-        own = self.own[:, column][self.owner]
-        if t is not None:
-            self.cat[:, t] = codes
-            values = torch.zeros_like(uniform) if feature.kind == "categorical" else self.alphabet.value[column][codes]
-            changed = codes != own
-        else:
-            low, high = self.alphabet.emit_low[column][codes], self.alphabet.emit_high[column][codes]
-            if self.feasible is not None:
-                low, high = low.clamp(self.low, self.high), high.clamp(self.low, self.high)
-            today = self.factual.num[self.owner, n]
-            values = torch.where(self.pinned, today, low + (high - low) * uniform)
-            self.num[:, n] = values
-            changed = values != today
-        if self.feasible is not None:
-            self.changes += changed
-            if any(column in pair for pair in self.feasible.ordered):
-                self.raw[:, column] = self._raw(column, codes, values)
-        return values
-
-    def rows(self) -> Rows:
-        return Rows(self.num, self.cat)
-
-    def _limits(self, column: int) -> tuple[Tensor | None, Tensor | None]:
-        """Raw lower and upper limits ``(R,)`` that ordered pairs and the columns already drawn put on this one."""
-        assert self.feasible is not None
-        below = [self.raw[:, a] for a, b in self.feasible.ordered if b == column and a < column]
-        above = [self.raw[:, b] for a, b in self.feasible.ordered if a == column and b < column]
-        return (
-            torch.stack(below).amax(0) if below else None,
-            torch.stack(above).amin(0) if above else None,
-        )
-
-    def _raw_levels(self, column: int) -> Tensor:
-        """Raw level values ``(R, size)``; the factual's own token stands for the factual's own number."""
-        assert self.feasible is not None
-        levels = torch.tensor(
-            self.alphabet.schema.features[column].levels, dtype=torch.float64, device=self.owner.device
-        )
-        own = nn.functional.one_hot(self.own[:, column][self.owner], len(levels)).bool()
-        return torch.where(own, self.feasible.raw[self.owner, column][:, None], levels)
-
-    def _raw(self, column: int, codes: Tensor, values: Tensor) -> Tensor:
-        if self.places[column][1] is not None:
-            return self._raw_levels(column).gather(1, codes[:, None])[:, 0]
-        bounds = self.alphabet.schema.features[column].bounds
-        assert bounds is not None
-        return bounds[0] + values.double() * (bounds[1] - bounds[0])
 
 
 def _cut(feature: Feature, bins: int, spacing: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -51,7 +51,8 @@ class Feasible:
 
     def to(self, device: torch.device | str) -> Feasible:
         parts = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: part.to(device) for name, part in parts.items() if isinstance(part, Tensor)})
+        moved: dict[str, Any] = {name: part.to(device) for name, part in parts.items() if isinstance(part, Tensor)}
+        return replace(self, **moved)
 
     def admits(self, rows: Rows) -> Tensor:
         """Bool ``(B, M)``: which of M rows each factual may become, column by column (not max_changes, ordered)."""

@@ -14,19 +14,19 @@ T = TypeVar("T")
 
 def construct(target: Callable[..., T], group: str, given: Mapping[str, Any] | None, *arguments: Any) -> T:
     """``target(*arguments, **given)``. Raises ValueError, listing what exists, for options that it does not know."""
-    check_names(target, group, given)
+    check_names(target, group, given, skip=len(arguments))
     try:
         return target(*arguments, **(given or {}))
     except TypeError as error:
         raise ValueError(f"the {group} options {dict(given or {})} do not fit: {error}") from error
 
 
-def check_names(target: Callable[..., Any], group: str, given: Mapping[str, Any] | None) -> None:
-    """Raise ValueError, listing what exists, unless `target` has a keyword with a default for each option."""
+def check_names(target: Callable[..., Any], group: str, given: Mapping[str, Any] | None, *, skip: int = 0) -> None:
+    """Raise ValueError, listing what exists, unless `target` takes each option by name, its first `skip` left out."""
     parameters = list(inspect.signature(target).parameters.values())
     if any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters):
         return
-    known = [parameter.name for parameter in parameters if parameter.default is not parameter.empty]
+    known = [parameter.name for parameter in parameters[skip:]]
     for name in given or {}:
         if name not in known:
             raise ValueError(f"unknown option {group}.{name}; known are: {', '.join(known)}")

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import PartialState
 
 from recourse_gen import checkpoint, registry, training
 from recourse_gen.audit import Auditor
@@ -61,7 +60,7 @@ class RecourseGenerator:
         self.backbone_options = dict(backbone_options or {})
         self.pair_options = construct(PairOptions, "pairs", pairs)
         self.training_options = construct(TrainingOptions, "training", training)
-        check_names(Auditor, "audit", audit)
+        check_names(Auditor, "audit", audit, skip=1)
         self.audit_options = dict(audit or {})
         self._given_schema = schema
         self.pairs: PairSupervision | None = None
@@ -105,9 +104,9 @@ class RecourseGenerator:
         self.auditor = auditor.fit(rows, favourable.astype(np.int64), seed=self.seed)
         seconds["audit"] = time.perf_counter() - started - seconds["pairs"]
         folder = None if folder is None else Path(folder)
-        if folder is not None and PartialState().is_main_process:
+        if folder is not None and training.processes().is_main_process:
             checkpoint.reopen(folder)
-        PartialState().wait_for_everyone()
+        training.processes().wait_for_everyone()
         trained = training.fit(
             model,
             self.pairs,
@@ -257,7 +256,7 @@ class RecourseGenerator:
             transform=self.transform,
             constraints=self.constraints,
             options=self.pair_options,
-            device=PartialState().device,
+            device=training.processes().device,
         )
         if not len(pairs):
             raise ValueError("the constraints leave no turned-down training row a partner; loosen them")

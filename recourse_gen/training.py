@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import broadcast, tqdm
+from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast, parse_flag_from_env, tqdm
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
@@ -70,6 +70,14 @@ class Trained:
 Batch = tuple[Rows, Rows, Tensor]
 
 
+def processes() -> PartialState:
+    """The processes of this run and this one's device.
+
+    Whoever asks first decides, and without the flag a PartialState takes several processes on CPUs for one each.
+    """
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
 def fit(
     model: Backbone,
     pairs: PairSupervision,
@@ -84,6 +92,7 @@ def fit(
     `save` is called on the main process whenever the validation loss improves; `folder` receives metrics.jsonl.
     Every process draws its own pairs, so one update sees processes × batch_size pairs.
     """
+    processes()
     accelerator = Accelerator(log_with=options.log_with, project_dir=folder)
     device = accelerator.device
     if options.log_with:

@@ -51,6 +51,7 @@ BACKBONES_MAY_IMPORT = {
     "recourse_gen.noise",
     "backbones.layers",
     "backbones.alphabet",
+    "backbones.draft",
 }
 
 FIRST_PARTY = {"train", "recourse_gen", "backbones", "bench", "tests"}

@@ -1,0 +1,195 @@
+"""Drawing a counterfactual one column at a time without ever leaving what its factual may become."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from recourse_gen.constraints import Feasible
+from recourse_gen.rows import Rows
+from recourse_gen.schema import Feature
+
+if TYPE_CHECKING:
+    from backbones.alphabet import Alphabet
+
+
+class Draft:
+    """R counterfactuals filled in column by column, in schema order, inside what their factuals may become.
+
+    owner: int64 ``(R,)``, each draft's factual. `mask` and `emit` are called once per column.
+    """
+
+    def __init__(self, alphabet: Alphabet, factual: Rows, owner: Tensor, feasible: Feasible | None) -> None:
+        self.alphabet, self.factual, self.owner, self.feasible = alphabet, factual, owner, feasible
+        self.own, self.places = alphabet.codes(factual), alphabet.schema.places
+        self.num = factual.num.new_zeros(len(owner), factual.num.shape[1])
+        self.cat = factual.cat.new_zeros(len(owner), factual.cat.shape[1])
+        self.pinned = torch.zeros_like(owner, dtype=torch.bool)
+        if feasible is not None:
+            self.changes = torch.zeros_like(owner)
+            # May each column still keep its value, given the columns drawn so far?
+            self.stay = feasible.stay[owner]
+            self.raw = torch.zeros(len(owner), len(self.places), dtype=torch.float64, device=owner.device)
+
+    def mask(self, column: int) -> Tensor:
+        """Bool ``(R, size)``: codes that the column may take, given the columns before it."""
+        size, (_, t, n), f = self.alphabet.sizes[column], self.places[column], self.feasible
+        if f is None:
+            return torch.ones(len(self.owner), size, dtype=torch.bool, device=self.owner.device)
+        free = None
+        if f.max_changes is not None:
+            # Later columns that cannot stay as they are have their changes spoken for.
+            free = f.max_changes - self.changes - (~self.stay[:, column + 1 :]).sum(1)
+            self.pinned = self.stay[:, column] & (free <= 0)
+        limits = self._limits(column, free) if any(column in pair for pair in f.ordered) else None
+        if t is not None:
+            mask = f.tokens[:, t, :size][self.owner]
+            if limits is not None:
+                levels = self._levels(column)
+                mask &= (levels >= limits[0][:, None]) & (levels <= limits[1][:, None])
+        else:
+            self.low, self.high = f.low[self.owner, n], f.high[self.owner, n]
+            if limits is not None:
+                self._narrow(column, *limits)
+            cover = self.alphabet.cover[column, :size]
+            ends = torch.cat([cover[1:], cover.new_tensor([math.inf])])
+            mask = (cover <= self.high[:, None]) & (ends > self.low[:, None])
+        only_own = self.pinned | ~mask.any(1)  # an impossible draft keeps the value; the final check rejects it
+        own = nn.functional.one_hot(self.own[:, column][self.owner], size).bool()
+        return torch.where(only_own[:, None], own, mask)
+
+    def emit(self, column: int, codes: Tensor, uniform: Tensor) -> Tensor:
+        """Fill the column with the drawn codes ``(R,)``; returns the values ``(R,)`` in scaled units."""
+        _, t, n = self.places[column]
+        feature = self.alphabet.schema.features[column]
+        if t is not None:
+            self.cat[:, t] = codes
+            values = torch.zeros_like(uniform) if feature.kind == "categorical" else self.alphabet.value[column][codes]
+            changed = codes != self.own[:, column][self.owner]
+        else:
+            low, high = self.alphabet.emit_low[column][codes], self.alphabet.emit_high[column][codes]
+            if self.feasible is not None:
+                low, high = low.clamp(self.low, self.high), high.clamp(self.low, self.high)
+            # Rounding may carry the sum a hair past the upper end.
+            values = torch.minimum(low + (high - low) * uniform, high)
+            if feature.storage.kind in "iu":
+                values = _scaled(feature, _raw(feature, values).round())
+            today = self.factual.num[self.owner, n]
+            values = torch.where(self.pinned, today, values)
+            self.num[:, n] = values
+            changed = values != today
+        if self.feasible is not None:
+            self.changes += changed
+            if any(column in pair for pair in self.feasible.ordered):
+                self._settle(column, codes, values, changed)
+        return values
+
+    def rows(self) -> Rows:
+        return Rows(self.num, self.cat)
+
+    @property
+    def _given(self) -> Feasible:
+        assert self.feasible is not None
+        return self.feasible
+
+    def _settle(self, column: int, codes: Tensor, values: Tensor, changed: Tensor) -> None:
+        """Note the raw number that the column will decode to, and which later columns it keeps from staying."""
+        f, feature, (_, _, n) = self._given, self.alphabet.schema.features[column], self.places[column]
+        own = f.raw[self.owner]
+        if n is None:
+            raw = self._levels(column).gather(1, codes[:, None])[:, 0]
+        else:
+            raw = _raw(feature, values)
+            if feature.storage.kind in "iu":
+                raw = raw.round()
+            elif feature.storage.itemsize < 8:
+                raw = raw.float().double()
+            low, high = (torch.from_numpy(bound[:, n]).to(raw.device)[self.owner] for bound in (f.raw_low, f.raw_high))
+            raw = torch.where(changed, raw.clamp(low, high), own[:, column])
+        self.raw[:, column] = raw
+        for a, b in f.ordered:
+            if a == column < b:
+                self.stay[:, b] &= own[:, b] >= raw
+            if b == column < a:
+                self.stay[:, a] &= own[:, a] <= raw
+
+    def _limits(self, column: int, free: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Raw limits ``(R,)`` that ordered pairs put on this column.
+
+        free: the changes ``(R,)`` left for this column and for later ones that it would force to move.
+        """
+        f = self._given
+        least, most = self._edge(column, column, lower=True), self._edge(column, column, lower=False)
+        for lower, pairs in ((True, [(b, a) for a, b in f.ordered]), (False, f.ordered)):
+            later = [other for own, other in pairs if own == column < other]
+            if free is None or not later:
+                continue
+            # Passing by the value of a later column makes that column move too: at most free − 1 of them can.
+            away = -math.inf if lower else math.inf
+            theirs = f.raw[self.owner][:, later].masked_fill(~self.stay[:, later], away)
+            theirs = torch.cat([theirs.sort(1, descending=lower).values, theirs.new_full((len(theirs), 1), away)], 1)
+            nearest = theirs.gather(1, (free - 1).clamp(0, len(later))[:, None])[:, 0]
+            least, most = (torch.maximum(least, nearest), most) if lower else (least, torch.minimum(most, nearest))
+        return least, most
+
+    def _edge(self, column: int, drawn: int, lower: bool) -> Tensor:
+        """The raw limit ``(R,)`` on one side that the first `drawn` columns put on this one, directly or through
+        columns that are still to be drawn and have to find a value in between."""
+        pairs = self._given.ordered if lower else [(b, a) for a, b in self._given.ordered]
+        limit = self.raw.new_full((len(self.owner),), -math.inf if lower else math.inf)
+        for other in [a for a, b in pairs if b == column]:
+            if other < drawn:
+                value = self.raw[:, other]
+            elif any(a < drawn for a, b in pairs if b == other):
+                value = self._nearest(other, self._edge(other, drawn, lower), lower)
+            else:
+                continue
+            limit = torch.maximum(limit, value) if lower else torch.minimum(limit, value)
+        return limit
+
+    def _nearest(self, column: int, limit: Tensor, lower: bool) -> Tensor:
+        """The least admissible raw value ``(R,)`` of a column at or above the limit (at or below it: the greatest)."""
+        _, t, _ = self.places[column]
+        if t is None:
+            whole = self.alphabet.schema.features[column].storage.kind in "iu"
+            return limit if not whole else limit.ceil() if lower else limit.floor()
+        levels = self._levels(column)
+        beyond = (levels >= limit[:, None]) if lower else (levels <= limit[:, None])
+        beyond &= self._given.tokens[:, t, : levels.shape[1]][self.owner]
+        return (
+            levels.masked_fill(~beyond, math.inf).amin(1) if lower else levels.masked_fill(~beyond, -math.inf).amax(1)
+        )
+
+    def _narrow(self, column: int, least: Tensor, most: Tensor) -> None:
+        """Narrow the scaled interval ``(R,)`` of a continuous column so that what it decodes to keeps raw limits."""
+        feature = self.alphabet.schema.features[column]
+        if feature.storage.kind in "iu":
+            least, most = least.ceil(), most.floor()
+        first, last = _scaled(feature, least), _scaled(feature, most)
+        first = torch.where(_raw(feature, first) < least, torch.nextafter(first, first.new_tensor(math.inf)), first)
+        last = torch.where(_raw(feature, last) > most, torch.nextafter(last, last.new_tensor(-math.inf)), last)
+        low, high = torch.maximum(self.low, first), torch.minimum(self.high, last)
+        # Where one float32 is left or none, keep to these limits: the column's own are enforced again in raw units.
+        single = torch.where(first > self.low, low, high)
+        self.low, self.high = torch.where(low > high, single, low), torch.where(low > high, single, high)
+
+    def _levels(self, column: int) -> Tensor:
+        """Raw level values ``(R, size)``; the factual's own token stands for the factual's own number."""
+        levels = self.raw.new_tensor(self.alphabet.schema.features[column].levels)
+        own = nn.functional.one_hot(self.own[:, column][self.owner], len(levels)).bool()
+        return torch.where(own, self._given.raw[self.owner, column][:, None], levels)
+
+
+def _raw(feature: Feature, scaled: Tensor) -> Tensor:
+    """Scaled values to raw units, float64, exactly as rows are decoded."""
+    assert feature.bounds is not None
+    return feature.bounds[0] + scaled.double() * (feature.bounds[1] - feature.bounds[0])
+
+
+def _scaled(feature: Feature, raw: Tensor) -> Tensor:
+    """Raw values to scaled units, float32, exactly as rows are encoded."""
+    assert feature.bounds is not None
+    return ((raw - feature.bounds[0]) / (feature.bounds[1] - feature.bounds[0])).float()

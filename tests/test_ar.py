@@ -1,0 +1,317 @@
+"""The autoregressive backbone is a law: it sums to one, and what it samples is what it scores."""
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chisquare
+from torch import Tensor
+
+from backbones.ar import AutoregressiveBackbone
+from recourse_gen import Constraints, Feature, Schema
+from recourse_gen.noise import Noise
+from recourse_gen.rows import Rows
+from recourse_gen.transform import TableTransform
+
+SMALL: dict[str, Any] = {"width": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 2, "bins": 8}
+PAPER = {**SMALL, "spacing": "uniform", "smoothing": 0.05, "cross_attention": True, "cost_prior": False}
+VARIANTS = [{"cross_attention": cross, "cost_prior": prior} for cross in (False, True) for prior in (False, True)]
+
+TOKENS = Schema(
+    (
+        Feature("job", "categorical", "str", levels=("a", "b", "c")),
+        Feature("count", "ordinal", "int64", levels=(0, 1, 3, 7), bounds=(0.0, 7.0)),
+        Feature("owner", "categorical", "bool", levels=(False, True), weight=2.0),
+    )
+)
+KNOTS = tuple(float(knot) for knot in np.linspace(0, 1, 65) ** 2 * 10)
+NUMBER = Schema((Feature("x", "continuous", "float64", bounds=(0.0, 10.0), quantiles=KNOTS),))
+
+
+def build(schema: Schema, seed: int = 0, **options: Any) -> AutoregressiveBackbone:
+    """A small network whose weights are large enough that its law is far from uniform."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoregressiveBackbone(schema, **{**SMALL, **options})
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+    return model.eval()
+
+
+def every_row(schema: Schema) -> Rows:
+    """All rows of a table of tokens."""
+    codes = list(itertools.product(*(range(len(feature.levels)) for feature in schema.tokens)))
+    return Rows(torch.zeros(len(codes), 0), torch.tensor(codes))
+
+
+def random_rows(schema: Schema, size: int, seed: int = 0) -> Rows:
+    generator = torch.Generator().manual_seed(seed)
+    cat = [torch.randint(len(feature.levels), (size,), generator=generator) for feature in schema.tokens]
+    num = torch.rand(size, len(schema.numbers), generator=generator)
+    return Rows(num, torch.stack(cat, 1) if cat else torch.zeros(size, 0, dtype=torch.int64))
+
+
+def sample(model: AutoregressiveBackbone, factual: Rows, count: int, cost_weight: float = 5.0, **options: Any) -> Rows:
+    noise = Noise.of(factual, options.pop("seed", 0))
+    weights = torch.full((factual.batch_size,), cost_weight)
+    return model.sample(factual, num_samples=count, cost_weight=weights, noise=noise, **options)
+
+
+def log_prob(model: AutoregressiveBackbone, factual: Rows, at: int, rows: Rows, cost_weight: float) -> Tensor:
+    """log R of each of `rows` given one factual."""
+    one = factual.take(torch.tensor([at])).repeat(rows.batch_size)
+    with torch.no_grad():
+        return model.log_prob(one, rows, torch.full((rows.batch_size,), cost_weight))
+
+
+@pytest.mark.parametrize("options", VARIANTS)
+def test_probabilities_sum_to_one_and_samples_follow_them(options: dict[str, bool]) -> None:
+    """Teacher forcing and cached sampling are two programs for one law."""
+    model, rows, count = build(TOKENS, **options), every_row(TOKENS), 8000
+    for at, cost_weight in ((0, 1.0), (17, 6.0)):
+        probability = log_prob(model, rows, at, rows, cost_weight).exp().double()
+        assert probability.sum().item() == pytest.approx(1.0, abs=1e-5)
+        drawn = sample(model, rows.take(torch.tensor([at])), count, cost_weight).cat[0]
+        hits = (drawn[:, None] == rows.cat).all(-1).sum(0).double()
+        assert hits.sum() == count
+        assert fits(hits, probability)
+
+
+def fits(hits: Tensor, probability: Tensor) -> bool:
+    """Chi-square: counts agree with probabilities; the rare outcomes count as one."""
+    order = probability.argsort()
+    rare = int((probability * hits.sum() < 5).sum())
+    seen, due = hits[order].double(), probability[order].double()
+    due *= seen.sum() / due.sum()
+    seen = torch.cat([seen[: rare + 1].sum()[None], seen[rare + 1 :]])
+    due = torch.cat([due[: rare + 1].sum()[None], due[rare + 1 :]])
+    return chisquare(seen.numpy(), due.numpy()).pvalue > 1e-4
+
+
+def test_a_second_set_of_samples_continues_the_first() -> None:
+    model, factual = build(TOKENS), random_rows(TOKENS, 5)
+    weights = torch.full((5,), 2.0)
+    whole = sample(model, factual, 12, 2.0)
+    rest = model.sample(factual, num_samples=8, cost_weight=weights, noise=Noise.of(factual, 0, first_sample=4))
+    assert torch.equal(whole.cat[:, 4:], rest.cat)
+
+
+def test_the_density_of_a_number_integrates_to_one() -> None:
+    model = build(NUMBER)
+    grid = (torch.arange(40_000) + 0.5) / 40_000
+    density = log_prob(
+        model, Rows(torch.tensor([[0.3]]), torch.zeros(1, 0, dtype=torch.int64)), 0, number_rows(grid), 3.0
+    ).exp()
+    assert density.mean().item() == pytest.approx(1.0, abs=2e-3)
+
+
+def test_numbers_are_drawn_from_their_density() -> None:
+    model, factual = build(NUMBER), number_rows(torch.tensor([0.3]))
+    drawn, grid = sample(model, factual, 20_000, 3.0).num[0, :, 0], (torch.arange(10_000) + 0.5) / 10_000
+    density = log_prob(model, factual, 0, number_rows(grid), 3.0).exp()
+    edges = torch.linspace(0, 1, 11)
+    due = torch.stack([part.sum() for part in density.reshape(10, 1000)]) / 10_000
+    assert drawn.min() >= 0.0
+    assert drawn.max() <= 1.0
+    seen = torch.histogram(drawn, edges).hist
+    assert fits(seen, due)
+
+
+def number_rows(values: Tensor) -> Rows:
+    return Rows(values.float()[:, None], torch.zeros(len(values), 0, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-30])
+def test_near_zero_temperature_gives_the_greedy_choice(temperature: float) -> None:
+    model, factual = build(TOKENS), every_row(TOKENS)
+    drawn = sample(model, factual, 3, temperature=temperature)
+    assert (drawn.cat == drawn.cat[:, :1]).all()
+    cat = drawn.cat[:, 0]
+    weights = torch.full((factual.batch_size,), 5.0)
+    for column, feature in enumerate(TOKENS.features):
+        # Later columns do not matter to the choice of this one, so any completion ranks its levels alike.
+        scores = [column_score(model, factual, cat, column, level, weights) for level in range(len(feature.levels))]
+        assert torch.equal(torch.stack(scores).argmax(0), cat[:, column])
+
+
+def column_score(
+    model: AutoregressiveBackbone, factual: Rows, cat: Tensor, column: int, level: int, weights: Tensor
+) -> Tensor:
+    """log R of columns up to `column`, with `level` there: summed over all completions."""
+    tails = list(itertools.product(*(range(len(feature.levels)) for feature in TOKENS.features[column + 1 :])))
+    total = []
+    for tail in tails:
+        row = cat.clone()
+        row[:, column] = level
+        row[:, column + 1 :] = torch.tensor(tail, dtype=torch.int64)
+        with torch.no_grad():
+            total.append(model.log_prob(factual, Rows(factual.num, row), weights))
+    return torch.stack(total).logsumexp(0)
+
+
+@pytest.mark.parametrize("options", [SMALL, PAPER])
+def test_answers_do_not_depend_on_the_company(schema: Schema, options: dict[str, Any]) -> None:
+    model, factual = build(schema, **options), random_rows(schema, 23)
+    whole = sample(model, factual, 6)
+    for size in (1, 7, 23):
+        parts = [sample(model, factual.take(at), 6) for at in torch.arange(23).split(size)]
+        assert torch.equal(torch.cat([part.cat for part in parts]), whole.cat)
+        torch.testing.assert_close(torch.cat([part.num for part in parts]), whole.num)
+
+
+def test_no_rows_and_other_dimensions(schema: Schema) -> None:
+    for one in (schema, TOKENS, NUMBER):
+        model = build(one)
+        for size in (0, 1):
+            drawn = sample(model, random_rows(one, size), 4)
+            assert drawn.num.shape == (size, 4, len(one.numbers))
+            assert drawn.cat.shape == (size, 4, len(one.tokens))
+            rows = random_rows(one, size)
+            assert model(rows, rows, torch.ones(size)).shape == (size,)
+
+
+ORDERS = ([("late", "age")], [("age", "income")], [("late", "age"), ("age", "savings")])
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_samples_obey_random_constraints(
+    table: Any, schema: Schema, transform: TableTransform, data: st.DataObject
+) -> None:
+    numeric = [feature.name for feature in schema.features if feature.kind != "categorical"]
+    names = st.lists(st.sampled_from(list(schema.names)), unique=True, max_size=2)
+    low = data.draw(st.sampled_from([None, 30.0, 45.0]))
+    rules = Constraints(
+        immutable=data.draw(names),
+        monotone=data.draw(
+            st.dictionaries(st.sampled_from(numeric), st.sampled_from(["increase", "decrease"]), max_size=2)
+        ),
+        ranges=data.draw(st.sampled_from([{}, {"income": (low, 60.0)}, {"late": (0, 3)}, {"savings": (100, None)}])),
+        allowed=data.draw(
+            st.sampled_from([{}, {"job": ["part", "full"]}, {"job": {"none": ["part"], "part": ["part", "full"]}}])
+        ),
+        # Not together: what no column alone forbids may be impossible in sum, and is left to the search to reject.
+        **data.draw(
+            st.sampled_from([{}, *({"max_changes": k} for k in (1, 2, 4)), *({"ordered": pairs} for pairs in ORDERS)])
+        ),
+    )
+    factuals = table[0].iloc[data.draw(st.integers(0, 280)) :][:20]
+    rows = transform.encode(factuals)
+    feasible = rules.compile(schema, factuals, rows)
+    model = build(schema, data.draw(st.integers(0, 3)))
+    drawn = sample(model, rows, 8, feasible=feasible)
+    possible = torch.tensor([not reason for reason in feasible.reasons])
+    frame = transform.decode(drawn.take(possible).flatten())
+    before = factuals[possible.numpy()].iloc[np.arange(int(possible.sum())).repeat(8)]
+    # What a float32 leaves unchanged, or puts on a bound, is made exact by the search; so it is here.
+    same = (drawn.num[possible].flatten(0, 1) == rows.take(possible).repeat(8).num).numpy()
+    for n, feature in enumerate(schema.numbers):
+        low_n, high_n = (side[possible.numpy()][:, n].repeat(8) for side in (feasible.raw_low, feasible.raw_high))
+        values = np.clip(frame[feature.name].to_numpy(dtype=np.float64), low_n, high_n)
+        own = before[feature.name].to_numpy()
+        frame[feature.name] = transform.restore(feature, np.where(same[:, n], own, values))
+    strict = Constraints(**{**rules.to_dict(), "ordered": []})
+    assert not strict.violations(before, frame).any()
+    for a, b in rules.ordered:  # rounding to whole numbers may cost at most a half
+        assert (frame[a].to_numpy() <= frame[b].to_numpy() + 0.5 + 1e-3).all()
+
+
+@pytest.mark.parametrize("options", [SMALL, PAPER])
+def test_every_parameter_gets_a_gradient(schema: Schema, options: dict[str, Any]) -> None:
+    model = build(schema, **options).train()
+    factual, counterfactual = random_rows(schema, 64), random_rows(schema, 64, seed=1)
+    model(factual, counterfactual, torch.rand(64) * 10 + 1).mean().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("options", [SMALL, PAPER])
+def test_eight_rows_can_be_learned(schema: Schema, options: dict[str, Any]) -> None:
+    model = build(schema, **{**options, "smoothing": 0.0}).train()
+    factual, counterfactual, weight = random_rows(schema, 8), random_rows(schema, 8, seed=1), torch.full((8,), 2.0)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    losses = []
+    for _ in range(150):
+        loss = model(factual, counterfactual, weight).mean()
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < 0.1 * losses[0]
+
+
+def test_the_loss_is_the_negative_log_probability_of_tokens() -> None:
+    model, rows = build(TOKENS), every_row(TOKENS)
+    weights = torch.full((rows.batch_size,), 3.0)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model(rows, rows.take(torch.arange(23, -1, -1)), weights),
+            -model.log_prob(rows, rows.take(torch.arange(23, -1, -1)), weights),
+        )
+
+
+def test_a_blurred_target_costs_at_least_its_entropy(schema: Schema) -> None:
+    model = build(schema, smoothing=0.1)
+    factual, counterfactual = random_rows(schema, 50), random_rows(schema, 50, seed=1)
+    codes = model.alphabet.codes(counterfactual)
+    targets = model.alphabet.blurred(codes, model.alphabet.numbers(counterfactual), 0.1)
+    torch.testing.assert_close(targets.sum(-1), torch.ones(50, len(schema.features)))
+    entropy = torch.special.entr(targets).sum((1, 2))
+    with torch.no_grad():
+        loss = model(factual, counterfactual, torch.full((50,), 4.0))
+    assert loss.isfinite().all()
+    assert (entropy > 0).all()
+    assert (loss >= entropy - 1e-3).all()
+
+
+def test_a_copy_of_the_weights_is_a_copy_of_the_law(schema: Schema) -> None:
+    model, other, rows = build(schema, 1), build(schema, 2), random_rows(schema, 9)
+    assert not torch.equal(sample(model, rows, 5).num, sample(other, rows, 5).num)
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(sample(model, rows, 5).num, sample(other, rows, 5).num)
+    assert torch.equal(sample(model, rows, 5).cat, sample(other, rows, 5).cat)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_sampling_leaves_the_mode_and_the_global_stream_alone(schema: Schema, training: bool) -> None:
+    model, before = build(schema).train(training), torch.random.get_rng_state()
+    sample(model, random_rows(schema, 3), 2)
+    assert all(part.training == training for part in model.modules())
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_more_cost_weight_stays_closer_before_training(schema: Schema) -> None:
+    """The prior factor exp(−λ·C) is there from the start; λ enters the paper's form only through its embedding."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoregressiveBackbone(schema, **SMALL)
+    factual = random_rows(schema, 40)
+    near, far = (sample(model, factual, 20, weight) for weight in (20.0, 1.0))
+    changes = [(drawn.cat != factual.cat[:, None]).float().mean() for drawn in (near, far)]
+    assert changes[0] < 0.5 * changes[1]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"width": 15},
+        {"heads": 0},
+        {"decoder_layers": 0},
+        {"bins": 1},
+        {"spacing": "log"},
+        {"smoothing": -1.0},
+        {"smoothing": math.nan},
+        {"width": 0},
+    ],
+)
+def test_a_wrong_option_is_a_sentence(bad: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        AutoregressiveBackbone(TOKENS, **{**SMALL, **bad})

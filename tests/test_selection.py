@@ -1,0 +1,106 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import quick
+
+from recourse_gen import selection
+from recourse_gen.rows import Rows
+from recourse_gen.selection import Pool
+
+
+def random_pool(seed, batch=3, size=6, kinds=3):
+    """A pool with ties, repeats, and people for whom little or nothing is valid."""
+    rng = np.random.default_rng(seed)
+    valid = rng.random((batch, size)) < rng.choice([0.0, 0.5, 1.0], (batch, 1))
+    accepted = valid & (rng.random((batch, size)) < 0.5)
+    return Pool(
+        rows=Rows(
+            torch.from_numpy(rng.integers(0, kinds, (batch, size, 2)) / 2.0).float(),
+            torch.from_numpy(rng.integers(0, kinds, (batch, size, 1))),
+        ),
+        probability=rng.integers(5, 10, (batch, size)) / 10,
+        cost=rng.integers(0, 5, (batch, size)) * 1.0,
+        valid=valid,
+        consensus=np.full((batch, size), np.nan),
+        plausibility=np.full((batch, size), np.nan),
+        reservation=np.where(accepted, 0.0, rng.choice([1e-30, 0.5, 2.0], (batch, size))),
+        accepted=accepted,
+    )
+
+
+def best(pool, b, n, key):
+    eligible = [s for s in range(pool.valid.shape[1]) if pool.valid[b, s]]
+    ranked = sorted(eligible, key=lambda s: (not pool.accepted[b, s], key(s), s))[:n]
+    return ranked + [-1] * (n - len(ranked))
+
+
+pools = st.builds(random_pool, st.integers(0, 2**32 - 1), st.integers(0, 4), st.integers(1, 8))
+
+
+@quick
+@given(pools, st.integers(1, 10))
+def test_cheapest_is_the_least_cost_of_the_accepted_then_the_least_reservation(pool, n):
+    chosen = selection.policy("cheapest")(pool, n)
+    assert chosen.shape == (len(pool.cost), n)
+    for b, row in enumerate(chosen):
+        price = [pool.cost[b, s] if pool.accepted[b, s] else pool.reservation[b, s] for s in range(pool.cost.shape[1])]
+        assert row.tolist() == best(pool, b, n, price.__getitem__)
+
+
+@quick
+@given(pools, st.integers(1, 10))
+def test_confident_is_the_highest_probability_accepted_first(pool, n):
+    for b, row in enumerate(selection.policy("confident")(pool, n)):
+        assert row.tolist() == best(pool, b, n, lambda s, b=b: -pool.probability[b, s])
+
+
+@quick
+@given(pools.filter(lambda pool: len(pool.cost) > 1), st.sampled_from(sorted(selection.POLICIES)))
+def test_company_does_not_matter(pool, name):
+    dear = dataclasses.replace(pool, cost=pool.cost + np.eye(len(pool.cost), 1) * 1e30)
+    alone = pool.take(np.arange(1, len(pool.cost)))
+    np.testing.assert_array_equal(selection.policy(name)(dear, 3)[1:], selection.policy(name)(alone, 3))
+
+
+@quick
+@given(pools)
+def test_repeats_are_dropped_all_but_the_first(pool):
+    single = pool.without_repeats()
+    for b in range(len(pool.cost)):
+        seen = set()
+        for s in range(pool.cost.shape[1]):
+            row = (*pool.rows.num[b, s].tolist(), *pool.rows.cat[b, s].tolist())
+            assert single.valid[b, s] == (pool.valid[b, s] and row not in seen)
+            assert single.accepted[b, s] == (pool.accepted[b, s] and row not in seen)
+            seen.add(row)
+
+
+def test_minus_zero_repeats_zero():
+    pool = random_pool(0, batch=1, size=2)
+    rows = Rows(torch.tensor([[[0.0, 1.0], [-0.0, 1.0]]]), torch.zeros(1, 2, 1, dtype=torch.int64))
+    pool = dataclasses.replace(pool, rows=rows, valid=np.ones((1, 2), bool))
+    assert pool.without_repeats().valid.tolist() == [[True, False]]
+
+
+@quick
+@given(st.integers(0, 1000), st.integers(0, 1000))
+def test_extending_keeps_the_order_and_drops_repeats_across_both(seed, other):
+    a, b = random_pool(seed), random_pool(other, size=4)
+    both = a.extend(b)
+    assert torch.equal(both.rows.num, torch.cat([a.rows.num, b.rows.num], 1))
+    assert torch.equal(both.rows.cat, torch.cat([a.rows.cat, b.rows.cat], 1))
+    np.testing.assert_array_equal(both.cost, np.concatenate([a.cost, b.cost], 1))
+    np.testing.assert_array_equal(both.valid[:, :6], a.without_repeats().valid)
+    assert not (both.valid[:, 6:] & ~b.valid).any()
+    taken = both.take(np.array([2, 0]))
+    np.testing.assert_array_equal(taken.cost, both.cost[[2, 0]])
+    assert torch.equal(taken.rows.cat, both.rows.cat[[2, 0]])
+
+
+def test_an_unknown_policy_lists_what_exists():
+    with pytest.raises(ValueError, match="unknown selection 'dearest'; known are: cheapest, confident"):
+        selection.policy("dearest")

@@ -1,0 +1,283 @@
+"""The training loop: budgets, which weights are kept, what is reproducible, and what it leaves alone."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+from backbones.ar import AutoregressiveBackbone
+from recourse_gen import Constraints, training
+from recourse_gen.backbone import Backbone
+from recourse_gen.pairs import PairOptions, PairSupervision
+from recourse_gen.rows import Rows
+from recourse_gen.training import Trained, TrainingOptions, schedule
+from recourse_gen.transform import TableTransform
+
+SMALL: dict[str, Any] = {"width": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "bins": 8}
+SHORT: dict[str, Any] = {"steps": 30, "minutes": 10.0, "batch_size": 32, "validation_pairs": 64, "validate_every": 5}
+
+
+@pytest.fixture(scope="module")
+def pairs(table: tuple[pd.DataFrame, np.ndarray], transform: TableTransform) -> PairSupervision:
+    frame, granted = table
+    partners = transform.encode(frame[granted == 1])
+    options = PairOptions(top_k=30)
+    return PairSupervision(
+        frame[granted == 0], partners, transform=transform, constraints=Constraints(), options=options
+    )
+
+
+def build(pairs: PairSupervision, seed: int = 0) -> AutoregressiveBackbone:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoregressiveBackbone(pairs.transform.schema, **SMALL)
+
+
+def train(
+    pairs: PairSupervision, folder: Path | None = None, seed: int = 0, **options: Any
+) -> tuple[Backbone, Trained]:
+    model = build(pairs)
+    return model, training.fit(model, pairs, options=TrainingOptions(**{**SHORT, **options}), seed=seed, folder=folder)
+
+
+def log(folder: Path) -> list[dict[str, Any]]:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def validation_loss(model: Backbone, pairs: PairSupervision, seed: int = 0, **options: Any) -> float:
+    _, (factual, counterfactual, weight) = training._split(pairs, TrainingOptions(**{**SHORT, **options}), seed)
+    with torch.no_grad():
+        return model(factual, counterfactual, weight).mean().item()
+
+
+def same(a: Backbone, b: Backbone) -> bool:
+    return all(torch.equal(x, b.state_dict()[name]) for name, x in a.state_dict().items())
+
+
+def test_steps_end_a_run(pairs: PairSupervision, tmp_path: Path) -> None:
+    _, trained = train(pairs, tmp_path, steps=13)
+    assert trained.steps == 13
+    assert [record["step"] for record in log(tmp_path)] == [5, 10, 13]
+
+
+def test_minutes_end_a_run(pairs: PairSupervision) -> None:
+    started = time.monotonic()
+    _, trained = train(pairs, steps=10**9, minutes=1 / 60)
+    assert time.monotonic() - started < 5.0
+    assert 1.0 <= trained.seconds < 3.0
+    assert trained.steps > 1
+
+
+def test_training_lowers_the_validation_loss(pairs: PairSupervision) -> None:
+    before = validation_loss(build(pairs), pairs)
+    model, trained = train(pairs, steps=60, learning_rate=1e-2)
+    assert validation_loss(model, pairs) < before - 0.2
+    assert not model.training
+    assert trained.best_step > 0
+
+
+def test_the_kept_weights_are_the_best_ones(pairs: PairSupervision, tmp_path: Path) -> None:
+    """At an absurd learning rate the loss goes up and down, so the last weights are not the best."""
+    saved: list[dict[str, Tensor]] = []
+    model = build(pairs)
+    options = TrainingOptions(**{**SHORT, "learning_rate": 0.5, "ema": 0.5, "validate_every": 1})
+    trained = training.fit(
+        model,
+        pairs,
+        options=options,
+        seed=0,
+        folder=tmp_path,
+        save=lambda best: saved.append({name: value.clone() for name, value in best.state_dict().items()}),
+    )
+    losses = [record["validation_loss"] for record in log(tmp_path)]
+    assert min(losses) < losses[-1], "the last weights are the best: the test shows nothing"
+    assert trained.best_loss == min(losses)
+    assert trained.best_step == 1 + losses.index(min(losses))
+    assert validation_loss(model, pairs) == pytest.approx(min(losses), abs=1e-4)
+    assert len(saved) == sum(loss < min([math.inf, *losses[:i]]) for i, loss in enumerate(losses))
+    assert all(torch.equal(value, saved[-1][name]) for name, value in model.state_dict().items())
+
+
+def test_same_seed_same_weights(pairs: PairSupervision) -> None:
+    one, again, other = train(pairs)[0], train(pairs)[0], train(pairs, seed=1)[0]
+    assert same(one, again)
+    assert not same(one, other)
+
+
+def test_a_slow_start_does_not_change_the_weights(pairs: PairSupervision, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that `steps` ends may be behind the clock at first, as every run is."""
+    swift = train(pairs, minutes=1.0)[0]
+    clock, asked = time.monotonic, iter([0.0])
+    monkeypatch.setattr(training.time, "monotonic", lambda: clock() + next(asked, 4.0))
+    assert same(swift, train(pairs, minutes=1.0)[0])
+
+
+def test_nothing_global_changes(pairs: PairSupervision) -> None:
+    torch_state, numpy_state = torch.random.get_rng_state(), np.random.get_state()  # noqa: NPY002
+    train(pairs, steps=3)
+    assert torch.equal(torch.random.get_rng_state(), torch_state)
+    assert all(np.array_equal(a, b) for a, b in zip(np.random.get_state(), numpy_state, strict=True))  # noqa: NPY002
+
+
+def test_held_out_factuals_are_not_trained_on(pairs: PairSupervision) -> None:
+    options = TrainingOptions(**{**SHORT, "holdout": 0.25})
+    train_at, (factual, _, _) = training._split(pairs, options, 0)
+    assert len(train_at) == len(pairs) - int(len(pairs) * 0.25)
+    kept = pairs.factuals.take(train_at)
+    seen = (factual.cat[:, None] == kept.cat).all(-1) & (factual.num[:, None] == kept.num).all(-1)
+    assert not seen.any()
+
+
+def test_one_factual_is_enough(table: tuple[pd.DataFrame, np.ndarray], pairs: PairSupervision) -> None:
+    frame, granted = table
+    alone = pairs.of(frame[granted == 0].iloc[:1])
+    assert train(alone, steps=3)[1].steps == 3
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    rates = [schedule(step / 1000, 0.05) for step in range(1001)]
+    assert rates[0] < 0.05
+    assert rates[50] == max(rates) == 1.0
+    assert rates[1000] == pytest.approx(0.0, abs=1e-12)
+    assert rates[:51] == sorted(rates[:51])
+    assert rates[50:] == sorted(rates[50:], reverse=True)
+    assert rates[525] == pytest.approx(0.5)
+    assert schedule(0.0, 0.0) == 1.0
+
+
+class Counter(Backbone):
+    """A single weight whose loss falls without end, so that plain gradient steps raise it by one each."""
+
+    def __init__(self, schema: Any, loss: float | None = None) -> None:
+        super().__init__(schema)
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.loss = loss
+
+    def forward(self, factual: Rows, counterfactual: Rows, cost_weight: Tensor) -> Tensor:
+        loss = -self.weight.expand(factual.batch_size)
+        return loss if self.loss is None else loss * self.loss
+
+    def sample(self, *args: Any, **kwargs: Any) -> Rows:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.99])
+def test_the_average_is_exponential_with_a_warm_start(pairs: PairSupervision, decay: float) -> None:
+    model, seen = Counter(pairs.transform.schema), []
+    options = TrainingOptions(
+        **{
+            **SHORT,
+            "steps": 40,
+            "ema": decay,
+            "weight_decay": 0.0,
+            "warmup": 0.0,
+            "validate_every": 1,
+            "learning_rate": 1.0,
+        }
+    )
+    trained = training.fit(model, pairs, options=options, seed=0, save=lambda best: seen.append(best.weight.item()))
+    # Adam moves by the learning rate exactly while the gradient is constant.
+    weights = np.cumsum([schedule(step / 40, 0.0) for step in range(40)])
+    average, expected = weights[0], [weights[0]]
+    for count, weight in enumerate(weights[1:], start=1):
+        keep = min(decay, (1 + count) / (10 + count))
+        average = keep * average + (1 - keep) * weight
+        expected.append(average)
+    np.testing.assert_allclose(seen, expected, rtol=1e-3)
+    assert trained.best_step == 40
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_ends_the_run(pairs: PairSupervision, loss: float) -> None:
+    with pytest.raises(FloatingPointError, match=r"learning_rate"):
+        training.fit(Counter(pairs.transform.schema, loss), pairs, options=TrainingOptions(**SHORT), seed=0)
+
+
+def test_the_log_is_strict_json_even_when_validation_is_not_finite(pairs: PairSupervision, tmp_path: Path) -> None:
+    class OnlyTraining(Counter):
+        def forward(self, factual: Rows, counterfactual: Rows, cost_weight: Tensor) -> Tensor:
+            return super().forward(factual, counterfactual, cost_weight) * (1.0 if self.training else math.nan)
+
+    with pytest.raises(FloatingPointError, match=r"never finite"):
+        training.fit(
+            OnlyTraining(pairs.transform.schema), pairs, options=TrainingOptions(**SHORT), seed=0, folder=tmp_path
+        )
+    assert {record["validation_loss"] for record in log(tmp_path)} == {None}
+
+
+WRONG = {
+    "steps": (0, 1.5, "many"),
+    "minutes": (0, -1, "two", math.nan),
+    "batch_size": (0, True),
+    "learning_rate": (0.0, "fast", math.inf),
+    "warmup": (1.0, -0.1),
+    "ema": (1.0, None),
+    "holdout": (1.0, "some"),
+    "weight_decay": (-0.1, "much"),
+    "validate_every": (0,),
+}
+
+
+@pytest.mark.parametrize(("option", "value"), [(option, value) for option, values in WRONG.items() for value in values])
+def test_a_wrong_option_is_named(option: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"training\.{option}"):
+        TrainingOptions(**{option: value})
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model(tmp_path: Path) -> None:
+    """Each draws its own pairs, both end with the same weights, and the process group is still there afterwards."""
+    script = tmp_path / "two.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import sys
+            from pathlib import Path
+            import numpy as np, pandas as pd, torch
+            from recourse_gen import RecourseGenerator, training
+
+            torch.set_num_threads(1)
+            rng = np.random.default_rng(0)
+            frame = pd.DataFrame({"a": rng.integers(0, 9, 200), "b": rng.random(200)})
+            y = (frame.a + 4 * frame.b > 6).astype(int)
+            score = lambda rows: 1 / (1 + np.exp(-(rows.a + 4 * rows.b - 6)))
+            small = {"width": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "bins": 8}
+            generator = RecourseGenerator(
+                "ar", backbone_options=small, audit={"n_estimators": 5, "n_jobs": 1}, pairs={"top_k": 20},
+                training={"steps": 10, "batch_size": 16, "validation_pairs": 32, "validate_every": 5},
+            )
+            folder = Path(sys.argv[1])
+            generator.fit(frame, y, classifier=score, folder=folder / "run")
+            state = training.processes()
+            torch.save(generator.model.state_dict(), folder / f"weights{state.process_index}.pt")
+            state.wait_for_everyone()
+            assert state.num_processes == 2
+            state.destroy_process_group()
+            """
+        )
+    )
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script, tmp_path]
+    done = subprocess.run(launch, capture_output=True, text=True, timeout=180, env=single_threaded())
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (torch.load(tmp_path / f"weights{i}.pt", weights_only=True) for i in range(2))
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert [record["step"] for record in log(tmp_path / "run")] == [5, 10]
+
+
+def single_threaded() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
