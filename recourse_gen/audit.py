@@ -40,8 +40,8 @@ class Auditor:
     ones. It keeps the favourable training rows inside, so a saved auditor contains them.
 
     schema: columns, in unweighted cost coordinates.
-    consensus_threshold: least mean probability that `accepts` asks for, on the scale where both classes
-        weigh the same.
+    consensus_threshold: least mean probability that `accepts` asks for, on the scale where both classes weigh the
+        same. None takes the median over the favourable training rows, so that noisy labels do not ask the impossible.
     plausibility_threshold: least plausibility that `accepts` asks for. 0 is the critic's own border of an inlier; the
         default leaves a margin, because a critic that saw other rows draws that border elsewhere.
     n_neighbors: neighbours of the critic; capped to what few rows allow.
@@ -53,13 +53,13 @@ class Auditor:
         self,
         schema: Schema,
         *,
-        consensus_threshold: float = 0.85,
+        consensus_threshold: float | None = None,
         plausibility_threshold: float = 0.2,
         n_neighbors: int = 5,
         n_estimators: int = 100,
         n_jobs: int | None = 2,
     ) -> None:
-        if not 0 <= consensus_threshold <= 1:
+        if consensus_threshold is not None and not 0 <= consensus_threshold <= 1:
             raise ValueError(f"consensus_threshold must lie between 0 and 1, got {consensus_threshold!r}")
         if not np.isfinite(plausibility_threshold):
             raise ValueError(f"plausibility_threshold must be finite, got {plausibility_threshold!r}")
@@ -67,14 +67,14 @@ class Auditor:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{option} must be a positive whole number, got {value!r}")
         self.schema = schema
-        self.consensus_threshold = float(consensus_threshold)
+        self.consensus_threshold = consensus_threshold
         self.plausibility_threshold = float(plausibility_threshold)
         self.n_neighbors = n_neighbors
         self.n_estimators = n_estimators
         self.n_jobs = n_jobs
         self._cost = RecourseCost(schema)
         self._models: list[Any] = []
-        self._critic: LocalOutlierFactor | None = None
+        self._critics: list[LocalOutlierFactor] = []
 
     def fit(self, rows: Rows, target01: Any, *, seed: int) -> Auditor:
         """Fit on training rows ``(B, ·)`` and their labels ``(B,)``, 1 where favourable.
@@ -96,10 +96,12 @@ class Auditor:
         with threadpool_limits(1, user_api="openmp"):
             for model in self._models:
                 model.fit(features, target, sample_weight=weight)
-        # kd_tree in any dimension: brute force goes through matrix products, whose last bits vary with the batch.
-        self._critic = LocalOutlierFactor(
-            n_neighbors=min(self.n_neighbors, favourable - 1), novelty=True, algorithm="kd_tree"
-        ).fit(features[target == 1])
+        consensus = self.consensus(rows)
+        if self.consensus_threshold is None:
+            self.consensus_threshold = float(np.median(consensus[target == 1]))
+        labelled, *others = _references(target, consensus, seed)
+        self._critics = [_critic(features[kept], self.n_neighbors) for kept in (labelled, *others)]
+        self._critics.append(_critic(features[labelled], 4 * self.n_neighbors))
         return self
 
     def consensus(self, rows: Rows) -> np.ndarray:
@@ -113,14 +115,18 @@ class Auditor:
         return votes.mean(axis=0).round(9)
 
     def plausibility(self, rows: Rows) -> np.ndarray:
-        """Float64 ``(B,)``: local outlier factor against the favourable training rows, negated and shifted so that
-        0 is the border; higher is more plausible, at least 0 an inlier."""
+        """Float64 ``(B,)``: local outlier factor, negated and shifted so that 0 is the border; higher is more
+        plausible, at least 0 an inlier. The least over critics that saw different favourable rows."""
         self._fitted()
-        assert self._critic is not None
-        return self._critic.decision_function(self._features(rows)) if rows.batch_size else np.zeros(0)
+        if rows.batch_size == 0:
+            return np.zeros(0)
+        features = self._features(rows)
+        return np.min([critic.decision_function(features) for critic in self._critics], axis=0)
 
     def accepts(self, consensus: np.ndarray, plausibility: np.ndarray) -> np.ndarray:
         """Bool, in the shape of the inputs: both thresholds are reached."""
+        if self.consensus_threshold is None:
+            self._fitted()
         return (np.asarray(consensus) >= self.consensus_threshold) & (
             np.asarray(plausibility) >= self.plausibility_threshold
         )
@@ -143,7 +149,7 @@ class Auditor:
             "schema": self.schema.to_json(),
             "options": self.options,
             "models": self._fitted(),
-            "critic": self._critic,
+            "critics": self._critics,
         }
         path = Path(folder) / FILE
         skops.io.dump(state, path, compression=zipfile.ZIP_DEFLATED, compresslevel=1)
@@ -158,7 +164,8 @@ class Auditor:
             raise ValueError(f"{path} is missing; the folder holds no auditor")
         try:
             state = skops.io.load(path, trusted=list(TRUSTED))
-            version, kinds = state["version"], tuple(map(type, [*state["models"], state["critic"]]))
+            version, kinds = state["version"], [*map(type, state["models"])]
+            critics = list(state["critics"])
             auditor = cls(schema, **state["options"])
             saved = state["schema"]
         except (UntrustedTypesFoundException, UnsupportedTypeException) as error:
@@ -168,11 +175,12 @@ class Auditor:
             raise ValueError(f"{path} is not an auditor file: {type(error).__name__}: {error}") from error
         if version != VERSION:
             raise ValueError(f"{path} is an auditor file of version {version}; this release reads version {VERSION}")
-        if kinds != (HistGradientBoostingClassifier, RandomForestClassifier, LocalOutlierFactor):
+        right = kinds == [HistGradientBoostingClassifier, RandomForestClassifier]
+        if not right or not critics or any(type(critic) is not LocalOutlierFactor for critic in critics):
             raise ValueError(f"{path} holds other models than an auditor has")
         if saved != schema.to_json():
             raise ValueError(f"{path} was fitted on another schema than the one given")
-        auditor._models, auditor._critic = list(state["models"]), state["critic"]
+        auditor._models, auditor._critics = list(state["models"]), critics
         return auditor
 
     @property
@@ -194,3 +202,21 @@ class Auditor:
     def _features(self, rows: Rows) -> np.ndarray:
         """Float64 ``(B, E)``. Weights are left out: they say what a person minds, not what rows look like."""
         return self._cost.coordinates(rows, weighted=False).cpu().double().numpy()
+
+
+def _references(target: np.ndarray, consensus: np.ndarray, seed: int) -> list[np.ndarray]:
+    """Row numbers of the sets of favourable rows that critics compare with: by label, by what the models say, and two
+    random halves of the labelled ones.
+
+    A critic that saw other rows draws its border elsewhere, so what several of them accept holds more widely.
+    """
+    labelled, agreed = np.flatnonzero(target == 1), np.flatnonzero(consensus > 0.5)
+    shuffled = np.random.default_rng(seed).permutation(labelled)
+    sets = (labelled, agreed, np.sort(shuffled[::2]), np.sort(shuffled[1::2]))
+    return [rows for rows in sets if len(rows) >= 2]
+
+
+def _critic(features: np.ndarray, n_neighbors: int) -> LocalOutlierFactor:
+    # kd_tree in any dimension: brute force goes through matrix products, whose last bits vary with the batch.
+    neighbors = min(n_neighbors, len(features) - 1)
+    return LocalOutlierFactor(n_neighbors=neighbors, novelty=True, algorithm="kd_tree").fit(features)

@@ -136,7 +136,7 @@ class RecourseGenerator:
         audit: bool = True,
         max_candidates: int | None = None,
         constraints: Constraints | None = None,
-        cost_weight: float = 10.0,
+        cost_weight: float = 15.0,
         temperature: float = 1.0,
         seed: int | None = None,
         batch_size: int = 512,
@@ -168,7 +168,7 @@ class RecourseGenerator:
         search = Search(model, self.transform, self.classifier, self.auditor if audit else None, rules, options)
         X = self.transform.check(X)
         if X.index.has_duplicates:
-            repeated = X.index[X.index.duplicated()][0]
+            repeated = X.index[X.index.duplicated()].tolist()[0]
             raise ValueError(
                 f"the index of X repeats {repeated!r}, so answers could not be told apart; reset_index() first"
             )

@@ -171,7 +171,7 @@ class Search:
             cost_weight=torch.full((rows.batch_size,), float(self.options.cost_weight), device=self.device),
             feasible=feasible.to(self.device),
             temperature=self.options.temperature,
-            noise=Noise.of(here, self.options.seed, first_sample=first),
+            noise=Noise.of(here, int(self.options.seed), first_sample=first),
         ).to("cpu")
 
     def _rounded(self, frame: pd.DataFrame, drawn: Rows) -> Rows:

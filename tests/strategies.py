@@ -17,7 +17,7 @@ from recourse_gen.schema import Schema
 from recourse_gen.search import Search
 from recourse_gen.transform import TableTransform
 
-quick = settings(deadline=None, max_examples=40)
+quick = settings(deadline=None, max_examples=25)
 
 Maker = Callable[[np.random.Generator, int], pd.Series]
 
@@ -55,8 +55,8 @@ class Table(NamedTuple):
 
 
 def varied(maker: Maker, rng: np.random.Generator, rows: int) -> pd.Series:
-    """A column that is not constant."""
-    while (column := maker(rng, rows)).nunique() < 2:
+    """A column that is not constant, and of more than two values where it is to be continuous."""
+    while (column := maker(rng, rows)).nunique() < (3 if maker in NUMBERS.values() else 2):
         pass
     return column
 

@@ -71,15 +71,14 @@ def test_masks_and_bounds_agree_with_violations_on_every_move_of_one_column(case
         low, high = feasible.raw_low[:, n], feasible.raw_high[:, n]
         some = low <= high
         for share in (0.0, 0.3, 1.0):
-            inside = np.where(some, low + share * (high - low), frame[name].to_numpy(float))
+            inside = np.where(some, (low + share * (high - low)).clip(low, high), frame[name].to_numpy(float))
             inside = np.rint(inside) if feature.storage.kind in "iu" else inside
             assert not (rule.violations(frame, moved(frame, name, inside)) & some).any()
-        step = feature.storage.type(1) if feature.storage.kind in "iu" else None
-        for bound, away in ((low, -1), (high, 1)):
-            edge = bound[some].astype(feature.storage)
-            beyond = edge + away * step if step else np.nextafter(edge, edge.dtype.type(away * np.inf))
+        for bound, away in ((low[some], -1), (high[some], 1)):
+            edge, whole = bound.astype(feature.storage), feature.storage.kind in "iu"
+            beyond = bound + away if whole else np.nextafter(edge, feature.storage.type(away * np.inf))
             outside = (beyond < feature.bounds[0]) | (beyond > feature.bounds[1])
-            broken = rule.violations(frame[some], moved(frame[some], name, beyond))
+            broken = rule.violations(frame[some], frame[some].assign(**{name: beyond}))
             assert (broken | outside).all(), "a bound is tighter than the rules and the training range"
         empty = frame[~some]
         for probe in (*feature.bounds, *frame[name]):

@@ -90,28 +90,6 @@ def test_training_lowers_the_validation_loss(pairs: PairSupervision) -> None:
     assert trained.best_step > 0
 
 
-def test_the_kept_weights_are_the_best_ones(pairs: PairSupervision, tmp_path: Path) -> None:
-    """At an absurd learning rate the loss goes up and down, so the last weights are not the best."""
-    saved: list[dict[str, Tensor]] = []
-    model = build(pairs)
-    options = TrainingOptions(**{**SHORT, "learning_rate": 0.5, "ema": 0.5, "validate_every": 1})
-    trained = training.fit(
-        model,
-        pairs,
-        options=options,
-        seed=0,
-        folder=tmp_path,
-        save=lambda best: saved.append({name: value.clone() for name, value in best.state_dict().items()}),
-    )
-    losses = [record["validation_loss"] for record in log(tmp_path)]
-    assert min(losses) < losses[-1], "the last weights are the best: the test shows nothing"
-    assert trained.best_loss == min(losses)
-    assert trained.best_step == 1 + losses.index(min(losses))
-    assert validation_loss(model, pairs) == pytest.approx(min(losses), abs=1e-4)
-    assert len(saved) == sum(loss < min([math.inf, *losses[:i]]) for i, loss in enumerate(losses))
-    assert all(torch.equal(value, saved[-1][name]) for name, value in model.state_dict().items())
-
-
 def test_same_seed_same_weights(pairs: PairSupervision) -> None:
     one, again, other = train(pairs)[0], train(pairs)[0], train(pairs, seed=1)[0]
     assert same(one, again)
@@ -173,6 +151,34 @@ class Counter(Backbone):
 
     def sample(self, *args: Any, **kwargs: Any) -> Rows:
         raise NotImplementedError
+
+
+class Overshoot(Counter):
+    """Training raises the weight past 10, where the validation loss is least."""
+
+    def forward(self, factual: Rows, counterfactual: Rows, cost_weight: Tensor) -> Tensor:
+        loss = super().forward(factual, counterfactual, cost_weight)
+        return loss if self.training else (loss + 10.0) ** 2
+
+
+def test_the_kept_weights_are_the_best_ones(pairs: PairSupervision, tmp_path: Path) -> None:
+    model, saved = Overshoot(pairs.transform.schema), []
+    options = TrainingOptions(**{**SHORT, "steps": 40, "validate_every": 1, "learning_rate": 1.0, "ema": 0.0})
+    trained = training.fit(
+        model, pairs, options=options, seed=0, folder=tmp_path, save=lambda best: saved.append(best.weight.item())
+    )
+    losses = [record["validation_loss"] for record in log(tmp_path)]
+    assert min(losses) < 0.5 < losses[-1]
+    assert trained.best_loss == min(losses) == pytest.approx((model.weight.item() - 10.0) ** 2)
+    assert trained.best_step == 1 + losses.index(min(losses))
+    assert saved == sorted(saved)
+    assert saved[-1] == model.weight.item()
+
+
+def test_the_kept_weights_reach_the_logged_loss(pairs: PairSupervision, tmp_path: Path) -> None:
+    model, trained = train(pairs, tmp_path)
+    assert validation_loss(model, pairs) == pytest.approx(trained.best_loss, abs=1e-4)
+    assert trained.best_loss == min(record["validation_loss"] for record in log(tmp_path))
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.99])

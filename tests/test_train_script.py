@@ -1,0 +1,197 @@
+"""`train.py` as a command: what a run leaves behind, and how wrong input ends."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from recourse_gen import RecourseGenerator
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = ("training.steps=20", "evaluation.factuals=20", "evaluation.tradeoff.max_seconds=0", "audit.n_jobs=1")
+SMALL = ("backbone.width=16", "backbone.heads=2", "backbone.encoder_layers=1", "backbone.decoder_layers=1")
+MEASURES = (
+    "cost validity validity_judge plausibility score lead n_changed n_factuals found constraint_violations "
+    "rows_per_second seconds"
+).split()
+
+
+def train(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run from the repository's root, on one core."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    command = [sys.executable, "train.py", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """One run on the moons, +audit given as an option that the configuration leaves out."""
+    folder = tmp_path_factory.mktemp("runs") / "moons"
+    arguments = [argument.replace("audit.", "+audit.") for argument in (*TINY, *SMALL)]
+    return folder, train("data=moons", "data.n_rows=600", "seed=3", f"run={folder}", *arguments)
+
+
+def test_a_run_succeeds_and_says_where_it_is(done: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    folder, result = done
+    assert result.returncode == 0, result.stderr
+    assert str(folder) in result.stdout
+    assert "nearest" in result.stdout
+    assert sum(line.startswith("Applicant ") and "→" in line for line in result.stdout.splitlines()) == 3
+    assert "Traceback" not in result.stderr
+    assert not (ROOT / "outputs").exists(), "Hydra must not make folders of its own"
+
+
+def test_the_run_folder_is_complete(done: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    folder, _ = done
+    assert {path.name for path in folder.iterdir()} == {
+        *("config.yaml", "schema.json", "transform.json", "model.safetensors", "metrics.json", "auditor.skops"),
+        *("examples.csv", "tradeoff.png", "metrics.jsonl"),
+    }
+    assert (folder / "tradeoff.png").read_bytes()[1:4] == b"PNG"
+    people = pd.read_csv(folder / "examples.csv")
+    assert {"person", "feature", "before", "after"} <= set(people.columns)
+    assert people["person"].nunique() >= 3
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["backbone"] == "ar"
+    assert config["seed"] == config["run"]["seed"] == 3
+    assert config["run"]["training"]["steps"] == config["training"]["steps"] == 20
+    assert [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [20]
+
+
+def test_metrics_hold_every_measure_and_the_nearest_partner(
+    done: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    metrics = json.loads((done[0] / "metrics.json").read_text(), parse_constant=refuse)
+    assert set(MEASURES) <= set(metrics)
+    assert set(MEASURES) - {"seconds"} <= set(metrics["nearest"])
+    assert metrics["lead"] == pytest.approx(metrics["score"] - metrics["nearest"]["score"])
+    assert metrics["score"] == pytest.approx(metrics["validity_judge"] + metrics["plausibility"] - metrics["cost"] / 2)
+    assert metrics["n_factuals"] == 20
+    assert metrics["constraint_violations"] == 0
+    assert {"data", "judge", "classifier", "pairs", "audit", "training", "evaluation"} <= set(metrics["seconds"])
+    assert all(value >= 0 for value in metrics["seconds"].values())
+    assert (metrics["data"], metrics["backbone"], metrics["seed"]) == ("moons", "ar", 3)
+
+
+def test_the_run_folder_is_a_saved_generator(done: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    generator = RecourseGenerator.load(done[0], classifier=lambda frame: 1 / (1 + np.exp(frame["x2"] * 9 - 2)))
+    person = pd.DataFrame({"x1": [0.0], "x2": [0.9]}, index=["Ada"])
+    found = generator.generate(person)
+    assert found.report.loc[("Ada", 0), "status"] == "ok"
+    assert found.to_frame().loc[("Ada", 0), "x2"] < 0.9
+
+
+def test_a_finished_run_is_not_overwritten_unasked(done: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    folder, _ = done
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    result = train("data=moons", f"run={folder}")
+    assert_refused(result, "already holds a finished run; pass overwrite=true")
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_overwrite_replaces_the_run_and_its_log(
+    done: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    folder, _ = done
+    arguments = [argument.replace("audit.", "+audit.") for argument in (*TINY, *SMALL)]
+    result = train(
+        "data=moons", "data.n_rows=600", "seed=3", f"run={folder}", *arguments, "overwrite=true", "training.steps=21"
+    )
+    assert result.returncode == 0, result.stderr
+    assert [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [21]
+
+
+def assert_refused(result: subprocess.CompletedProcess[str], *parts: str) -> None:
+    """A non-zero exit and one sentence on stderr that holds all parts."""
+    assert result.returncode == 2, result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    for part in parts:
+        assert part in lines[0], lines[0]
+
+
+WRONG: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "backbone": (("backbone=vae",), ("backbone/vae", "ar")),
+    "data set": (("data=mars",), ("data/mars", "heloc", "csv", "moons")),
+    "option": (("training.epochs=3",), ("'training.epochs'", "known are: steps, minutes")),
+    "option of the chosen data set": (("data=csv", "data.file=a.csv"), ("'data.file'", "path", "target_class")),
+    "node": (("trainig.steps=3",), ("'trainig.steps'", "known are: data, backbone")),
+    "value": (("training.steps=many",), ("training.steps must be a whole number", "'many'")),
+    "value that only the end needs": (("generate.select=luck",), ("'luck'", "cheapest, confident")),
+    "number of people": (("evaluation.factuals=0",), ("evaluation.factuals must be",)),
+    "option behind a plus": (("+backbone.depth=3",), ("backbone.depth", "width")),
+    "constraint": (("constraints.immutable=[height]",), ("'height'", "x1, x2")),
+    "syntax": (("training.steps=[",), ("'['",)),
+    "path": (("data=csv",), ("data.path=",)),
+    "file": (("data=csv", "data.path=/nowhere/a.csv", "data.target=y"), ("there is no file /nowhere/a.csv",)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_arguments_end_in_one_sentence(case: str, tmp_path: Path) -> None:
+    arguments, parts = WRONG[case]
+    data = () if any(argument.startswith("data=") for argument in arguments) else ("data=moons", "data.n_rows=200")
+    assert_refused(train(*data, f"run={tmp_path / 'run'}", *TINY[:3], *arguments), *parts)
+    assert not (tmp_path / "run").exists()
+
+
+def people() -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"income": rng.normal(50, 9, 120).round(), "job": rng.choice(["a", "b"], 120)})
+    return frame.assign(approved=np.where(frame["income"] + 5 * (frame["job"] == "b") > 52, "yes", "no"))
+
+
+TABLES: dict[str, tuple[Callable[[pd.DataFrame], Any], tuple[str, ...]]] = {
+    "target missing": (lambda frame: frame.drop(columns="approved"), ("'approved'", "'income', 'job'")),
+    "three targets": (lambda frame: frame.assign(approved=np.arange(120) % 3), ("two values", "3")),
+    "constant column": (lambda frame: frame.assign(height=180), ("'height' is constant",)),
+    "missing value": (
+        lambda frame: frame.assign(income=frame["income"].where(frame.index > 3)),
+        ("missing values", "'income'"),
+    ),
+    "one row": (lambda frame: frame.iloc[:1], ("too few rows (1)",)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", TABLES)
+def test_a_wrong_table_ends_in_one_sentence(case: str, tmp_path: Path) -> None:
+    spoil, parts = TABLES[case]
+    spoil(people()).to_csv(tmp_path / "people.csv", index=False)
+    options = (f"data.path={tmp_path / 'people.csv'}", "data.target=approved", "data.target_class=yes")
+    assert_refused(train("data=csv", *options, f"run={tmp_path / 'run'}", *TINY[:3]), *parts)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_failure_after_the_start_leaves_no_half_written_folder(tmp_path: Path) -> None:
+    """No learning rate like this one ends in finite numbers, which only training finds out."""
+    people().to_csv(tmp_path / "people.csv", index=False)
+    options = (f"data.path={tmp_path / 'people.csv'}", "data.target=approved", "data.target_class=yes")
+    result = train("data=csv", *options, f"run={tmp_path / 'run'}", *TINY[:3], "training.learning_rate=1e30")
+    assert result.returncode == 2
+    assert "lower training.learning_rate" in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_table_of_ones_own_runs_through(tmp_path: Path) -> None:
+    people().to_csv(tmp_path / "people.csv", index=False)
+    options = (f"data.path={tmp_path / 'people.csv'}", "data.target=approved", "data.target_class=yes")
+    result = train("data=csv", *options, f"run={tmp_path / 'run'}", *TINY[:3], *SMALL)
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["validity"] == 1.0
