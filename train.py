@@ -130,7 +130,7 @@ def report(
     console.print(f"Run folder: {folder} ({total:.0f} s)", highlight=False, soft_wrap=True)
 
 
-@hydra.main(version_base="1.3", config_path="configs", config_name="train")
+@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
 def main(composed: DictConfig) -> None:
     warnings.formatwarning = lambda message, *_args, **_kwargs: f"note: {message}\n"
     watch = Stopwatch()
@@ -153,7 +153,7 @@ def main(composed: DictConfig) -> None:
 
 
 def refuse(sentence: str) -> None:
-    print(f"error: {sentence}", file=sys.stderr)
+    print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -162,7 +162,7 @@ def wrong_option(error: Exception) -> str:
     message = str(error).partition("Config search path:")[0]
     misspelt = re.match(r"Could not override '(.+)'", message)
     if not misspelt:
-        return " ".join(message.split())
+        return message
     groups = [group.name for group in CONFIGS.iterdir() if group.is_dir()]
     chosen = [argument for argument in sys.argv[1:] if argument.partition("=")[0] in groups]
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
@@ -173,10 +173,15 @@ def wrong_option(error: Exception) -> str:
     return f"unknown option {misspelt[1]!r}; known are: {listed}"
 
 
-if __name__ == "__main__":
-    # Without this, Hydra prints errors in its own way and exits before they can be put in one sentence.
+def launch() -> None:
+    """`main` on the command line's arguments, with Hydra's errors put in one sentence too."""
+    # Without this, Hydra prints them in its own way and exits.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
         main()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         refuse(wrong_option(error))
+
+
+if __name__ == "__main__":
+    launch()

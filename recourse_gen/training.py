@@ -113,6 +113,7 @@ def fit(
             group["lr"] = options.learning_rate * schedule(progress, options.warmup)
         loss = network(*_draw(pairs, train_at, options.batch_size, generator)).mean()
         if not torch.isfinite(loss):
+            bar.close()
             raise FloatingPointError(
                 f"the training loss became {loss.item()} at step {step}; lower training.learning_rate"
             )

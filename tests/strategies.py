@@ -16,6 +16,7 @@ from recourse_gen.rows import Rows
 from recourse_gen.schema import Schema
 from recourse_gen.search import Search
 from recourse_gen.transform import TableTransform
+import itertools
 
 quick = settings(deadline=None, max_examples=25)
 
@@ -101,7 +102,7 @@ def constraints(draw, table: Table, ordered=True, max_changes=True):
             rules = st.dictionaries(st.sampled_from(feature.levels), choice, max_size=3)
             allowed[feature.name] = draw(st.one_of(choice.filter(bool), rules))
     shuffled = draw(st.permutations(numeric))
-    pairs = [(a, b) for a, b in zip(shuffled, shuffled[1:], strict=False) if draw(st.booleans())] if ordered else []
+    pairs = [(a, b) for a, b in itertools.pairwise(shuffled) if draw(st.booleans())] if ordered else []
     return Constraints(
         immutable=some(draw, schema.names, 0.15),
         monotone={name: draw(st.sampled_from(["increase", "decrease"])) for name in some(draw, numeric)},

@@ -1,7 +1,6 @@
 """The autoregressive backbone is a law: it sums to one, and what it samples is what it scores."""
 
 import itertools
-import math
 from typing import Any
 
 import numpy as np
@@ -9,65 +8,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import NUMBER, PAPER, SMALL, TOKENS, VARIANTS, build, every_row, log_prob, random_rows, sample
 from scipy.stats import chisquare
 from torch import Tensor
 
 from backbones.ar import AutoregressiveBackbone
-from recourse_gen import Constraints, Feature, Schema
+from recourse_gen import Constraints, Schema
 from recourse_gen.noise import Noise
 from recourse_gen.rows import Rows
 from recourse_gen.transform import TableTransform
-
-SMALL: dict[str, Any] = {"width": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 2, "bins": 8}
-PAPER = {**SMALL, "spacing": "uniform", "smoothing": 0.05, "cross_attention": True, "cost_prior": False}
-VARIANTS = [{"cross_attention": cross, "cost_prior": prior} for cross in (False, True) for prior in (False, True)]
-
-TOKENS = Schema(
-    (
-        Feature("job", "categorical", "str", levels=("a", "b", "c")),
-        Feature("count", "ordinal", "int64", levels=(0, 1, 3, 7), bounds=(0.0, 7.0)),
-        Feature("owner", "categorical", "bool", levels=(False, True), weight=2.0),
-    )
-)
-KNOTS = tuple(float(knot) for knot in np.linspace(0, 1, 65) ** 2 * 10)
-NUMBER = Schema((Feature("x", "continuous", "float64", bounds=(0.0, 10.0), quantiles=KNOTS),))
-
-
-def build(schema: Schema, seed: int = 0, **options: Any) -> AutoregressiveBackbone:
-    """A small network whose weights are large enough that its law is far from uniform."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = AutoregressiveBackbone(schema, **{**SMALL, **options})
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(torch.randn_like(parameter) * 0.2)
-    return model.eval()
-
-
-def every_row(schema: Schema) -> Rows:
-    """All rows of a table of tokens."""
-    codes = list(itertools.product(*(range(len(feature.levels)) for feature in schema.tokens)))
-    return Rows(torch.zeros(len(codes), 0), torch.tensor(codes))
-
-
-def random_rows(schema: Schema, size: int, seed: int = 0) -> Rows:
-    generator = torch.Generator().manual_seed(seed)
-    cat = [torch.randint(len(feature.levels), (size,), generator=generator) for feature in schema.tokens]
-    num = torch.rand(size, len(schema.numbers), generator=generator)
-    return Rows(num, torch.stack(cat, 1) if cat else torch.zeros(size, 0, dtype=torch.int64))
-
-
-def sample(model: AutoregressiveBackbone, factual: Rows, count: int, cost_weight: float = 5.0, **options: Any) -> Rows:
-    noise = Noise.of(factual, options.pop("seed", 0))
-    weights = torch.full((factual.batch_size,), cost_weight)
-    return model.sample(factual, num_samples=count, cost_weight=weights, noise=noise, **options)
-
-
-def log_prob(model: AutoregressiveBackbone, factual: Rows, at: int, rows: Rows, cost_weight: float) -> Tensor:
-    """log R of each of `rows` given one factual."""
-    one = factual.take(torch.tensor([at])).repeat(rows.batch_size)
-    with torch.no_grad():
-        return model.log_prob(one, rows, torch.full((rows.batch_size,), cost_weight))
 
 
 @pytest.mark.parametrize("options", VARIANTS)
@@ -222,63 +171,6 @@ def test_samples_obey_random_constraints(
         assert (frame[a].to_numpy() <= frame[b].to_numpy() + 0.5 + 1e-3).all()
 
 
-@pytest.mark.parametrize("options", [SMALL, PAPER])
-def test_every_parameter_gets_a_gradient(schema: Schema, options: dict[str, Any]) -> None:
-    model = build(schema, **options).train()
-    factual, counterfactual = random_rows(schema, 64), random_rows(schema, 64, seed=1)
-    model(factual, counterfactual, torch.rand(64) * 10 + 1).mean().backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.abs().sum() > 0, name
-
-
-@pytest.mark.parametrize("options", [SMALL, PAPER])
-def test_eight_rows_can_be_learned(schema: Schema, options: dict[str, Any]) -> None:
-    model = build(schema, **{**options, "smoothing": 0.0}).train()
-    factual, counterfactual, weight = random_rows(schema, 8), random_rows(schema, 8, seed=1), torch.full((8,), 2.0)
-    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
-    losses = []
-    for _ in range(150):
-        loss = model(factual, counterfactual, weight).mean()
-        losses.append(loss.item())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert losses[-1] < 0.1 * losses[0]
-
-
-def test_the_loss_is_the_negative_log_probability_of_tokens() -> None:
-    model, rows = build(TOKENS), every_row(TOKENS)
-    weights = torch.full((rows.batch_size,), 3.0)
-    with torch.no_grad():
-        torch.testing.assert_close(
-            model(rows, rows.take(torch.arange(23, -1, -1)), weights),
-            -model.log_prob(rows, rows.take(torch.arange(23, -1, -1)), weights),
-        )
-
-
-def test_a_blurred_target_costs_at_least_its_entropy(schema: Schema) -> None:
-    model = build(schema, smoothing=0.1)
-    factual, counterfactual = random_rows(schema, 50), random_rows(schema, 50, seed=1)
-    codes = model.alphabet.codes(counterfactual)
-    targets = model.alphabet.blurred(codes, model.alphabet.numbers(counterfactual), 0.1)
-    torch.testing.assert_close(targets.sum(-1), torch.ones(50, len(schema.features)))
-    entropy = torch.special.entr(targets).sum((1, 2))
-    with torch.no_grad():
-        loss = model(factual, counterfactual, torch.full((50,), 4.0))
-    assert loss.isfinite().all()
-    assert (entropy > 0).all()
-    assert (loss >= entropy - 1e-3).all()
-
-
-def test_a_copy_of_the_weights_is_a_copy_of_the_law(schema: Schema) -> None:
-    model, other, rows = build(schema, 1), build(schema, 2), random_rows(schema, 9)
-    assert not torch.equal(sample(model, rows, 5).num, sample(other, rows, 5).num)
-    other.load_state_dict(model.state_dict())
-    assert torch.equal(sample(model, rows, 5).num, sample(other, rows, 5).num)
-    assert torch.equal(sample(model, rows, 5).cat, sample(other, rows, 5).cat)
-
-
 @pytest.mark.parametrize("training", [True, False])
 def test_sampling_leaves_the_mode_and_the_global_stream_alone(schema: Schema, training: bool) -> None:
     model, before = build(schema).train(training), torch.random.get_rng_state()
@@ -297,21 +189,3 @@ def test_more_cost_weight_stays_closer_before_training(schema: Schema) -> None:
     near, far = (sample(model, factual, 20, weight) for weight in (20.0, 1.0))
     changes = [(drawn.cat != factual.cat[:, None]).float().mean() for drawn in (near, far)]
     assert changes[0] < 0.5 * changes[1]
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [
-        {"width": 15},
-        {"heads": 0},
-        {"decoder_layers": 0},
-        {"bins": 1},
-        {"spacing": "log"},
-        {"smoothing": -1.0},
-        {"smoothing": math.nan},
-        {"width": 0},
-    ],
-)
-def test_a_wrong_option_is_a_sentence(bad: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=next(iter(bad))):
-        AutoregressiveBackbone(TOKENS, **{**SMALL, **bad})

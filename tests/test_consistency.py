@@ -73,7 +73,7 @@ def test_the_trained_backbone_draws_from_q(cross_attention: bool) -> None:
             "cross_attention": cross_attention,
         },
         pairs={"top_k": len(frame)},
-        training={"steps": 600, "minutes": 5.0, "batch_size": 256, "learning_rate": 5e-3},
+        training={"steps": 400, "minutes": 5.0, "batch_size": 256, "learning_rate": 5e-3},
         audit={"n_estimators": 5, "n_jobs": 1},
     )
     with pytest.warns(UserWarning, match="fewer than"):

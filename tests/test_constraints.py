@@ -134,7 +134,9 @@ def test_staying_put_breaks_nothing_exactly_where_every_column_may_stay(case):
 @given(st.integers(0, 2**32 - 1), st.integers(2, 4))
 def test_ordered_columns_keep_exactly_the_values_that_some_completion_has(seed, columns):
     rng = np.random.default_rng(seed)
-    frame = pd.DataFrame({f"c{d}": rng.permutation(np.r_[rng.choice(9, 3, replace=False), 0, 9]) for d in range(columns)})
+    frame = pd.DataFrame(
+        {f"c{d}": rng.permutation(np.r_[rng.choice(9, 3, replace=False), 0, 9]) for d in range(columns)}
+    )
     schema = Schema.infer(frame)
     names = rng.permutation(frame.columns).tolist()
     pairs = [pair for pair in itertools.combinations(names, 2) if rng.random() < 0.6]
@@ -163,15 +165,23 @@ def test_ordered_bounds_of_continuous_columns_narrow_each_other():
     assert chain.raw_low[0, 0] == 20 and not chain.stay[0, 1]
 
 
+def test_ordered_columns_are_narrowed_until_nothing_changes():
+    frame = pd.DataFrame({"a": [1, 2], "m": [1, 3], "b": [0, 2]})
+    schema = Schema.infer(frame)
+    rules = Constraints(ordered=[("a", "m"), ("m", "b")])
+    feasible = compiled(rules, frame, schema, TableTransform(schema).fit(frame))
+    assert feasible.tokens[0].tolist() == [[True, False], [True, False], [False, True]], "only 1 ≤ 1 ≤ 2 is left"
+
+
 def test_whole_and_single_precision_columns_get_bounds_that_they_can_hold():
     frame = pd.DataFrame({"n": np.arange(300), "x": np.linspace(0, 1, 300, dtype=np.float32)})
     schema = Schema.infer(frame)
-    rules = Constraints(ranges={"n": (2.5, 99.9), "x": (0.1, 0.3)})
+    rules = Constraints(ranges={"n": (2.5, 99.9), "x": (0.7, 0.8)})
     feasible = compiled(rules, frame[:1], schema, TableTransform(schema).fit(frame))
     assert (feasible.raw_low[0, 0], feasible.raw_high[0, 0]) == (3, 99)
     low, high = np.float32(feasible.raw_low[0, 1]), np.float32(feasible.raw_high[0, 1])
-    assert float(np.nextafter(low, np.float32(0))) < 0.1 <= float(low)
-    assert float(high) <= 0.3 < float(np.nextafter(high, np.float32(1)))
+    assert float(np.nextafter(low, np.float32(0))) < 0.7 <= float(low)
+    assert float(high) <= 0.8 < float(np.nextafter(high, np.float32(1)))
 
 
 def test_a_number_that_training_lacks_stands_on_its_own_token():

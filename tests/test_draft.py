@@ -109,7 +109,9 @@ def test_nor_with_a_continuous_column_below_another(dtype, spacing, seed, flip):
 @given(st.integers(0, 2**32 - 1), st.integers(2, 4))
 def test_the_mask_of_ordered_tokens_is_exactly_what_can_be_completed(seed, columns):
     rng = np.random.default_rng(seed)
-    frame = pd.DataFrame({f"c{d}": rng.permutation(np.r_[rng.choice(9, 3, replace=False), 0, 9]) for d in range(columns)})
+    frame = pd.DataFrame(
+        {f"c{d}": rng.permutation(np.r_[rng.choice(9, 3, replace=False), 0, 9]) for d in range(columns)}
+    )
     schema = Schema.infer(frame)
     names = rng.permutation(frame.columns).tolist()
     pairs = [pair for pair in itertools.combinations(names, 2) if rng.random() < 0.6]

@@ -146,7 +146,9 @@ def test_wrong_input_gets_one_sentence_that_names_the_column(frame, options, sen
 
 
 def test_an_unknown_column_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"column 'wage' is not in the schema; its columns are age, income, owner, job"):
+    with pytest.raises(
+        ValueError, match=r"column 'wage' is not in the schema; its columns are age, income, owner, job"
+    ):
         Schema.infer(FRAME)["wage"]
 
 
