@@ -1,6 +1,7 @@
 """Hypothesis strategies for mixed tables, their schemas and constraints. Columns are filled by a seeded NumPy
 generator, which is much faster than drawing cells one by one and still replays and shrinks in size."""
 
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,7 +17,6 @@ from recourse_gen.rows import Rows
 from recourse_gen.schema import Schema
 from recourse_gen.search import Search
 from recourse_gen.transform import TableTransform
-import itertools
 
 quick = settings(deadline=None, max_examples=25)
 

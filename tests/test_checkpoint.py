@@ -22,7 +22,7 @@ from sklearn.pipeline import Pipeline
 from recourse_gen import Constraints, RecourseGenerator, checkpoint
 
 Table = tuple[pd.DataFrame, np.ndarray]
-FEW: dict[str, Any] = {"candidates": 16, "max_candidates": 32}
+FEW: dict[str, Any] = {"candidates": 16, "max_candidates": 32, "cost_weight": 5.0}
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,8 @@ def test_another_process_answers_the_same(saved: Path, denied: pd.DataFrame, tmp
         if __name__ == "__main__":
             generator = RecourseGenerator.load(sys.argv[1], classifier=points)
             people = pd.read_pickle(sys.argv[2])
-            generator.generate(people, n=2, candidates=16, max_candidates=32).to_frame().to_pickle(sys.argv[3])
+            options = {"candidates": 16, "max_candidates": 32, "cost_weight": 5.0}
+            generator.generate(people, n=2, **options).to_frame().to_pickle(sys.argv[3])
         """
     )
     (tmp_path / "elsewhere.py").write_text(script)

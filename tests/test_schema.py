@@ -179,7 +179,7 @@ def test_what_is_not_a_schema_is_refused(text):
 def test_a_schema_of_a_later_version_is_refused():
     state = json.loads(Schema.infer(FRAME).to_json())
     state["features"][0]["colour"] = "red"
-    with pytest.raises(ValueError, match="not a schema: .*colour"):
+    with pytest.raises(ValueError, match=r"not a schema: .*colour"):
         Schema.from_json(json.dumps(state))
 
 
