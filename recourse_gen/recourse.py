@@ -99,6 +99,7 @@ class RecourseGenerator:
         favourable = probability > 0.5 if y is None else _favourable(y, self.target_class, len(X))
         rows = self.transform.encode(X)
         self.pairs = self._pair(X, probability, favourable)
+        model.observe(self.pairs)
         seconds["pairs"] = time.perf_counter() - started
         auditor = construct(Auditor, "audit", self.audit_options, schema)
         self.auditor = auditor.fit(rows, favourable.astype(np.int64), seed=self.seed)
@@ -182,7 +183,7 @@ class RecourseGenerator:
         """Write the fitted generator into a folder (created). run: settings to keep beside it in config.yaml.
 
         Raises ValueError if the folder holds a finished run and `overwrite` is false. The auditor's file contains the
-        favourable training rows.
+        favourable training rows, and so do the weights of a backbone that keeps partners (``exact``, ``nearest``).
         """
         model = self._fitted()
         folder = Path(folder)

@@ -59,11 +59,14 @@ class TrainingOptions:
 
 @dataclass(frozen=True)
 class Trained:
-    """steps made, seconds taken, and the lowest validation loss in nats per pair with the step that reached it."""
+    """steps made, seconds taken, and the lowest validation loss in nats per pair with the step that reached it.
+
+    best_loss is None where there was nothing to train.
+    """
 
     steps: int
     seconds: float
-    best_loss: float
+    best_loss: float | None
     best_step: int
 
 
@@ -90,8 +93,12 @@ def fit(
     """Train `model` in place on draws from Q; it ends with the averaged weights of lowest validation loss.
 
     `save` is called on the main process whenever the validation loss improves; `folder` receives metrics.jsonl.
-    Every process draws its own pairs, so one update sees processes × batch_size pairs.
+    Every process draws its own pairs, so one update sees processes × batch_size pairs. A model without trainable
+    parameters is only put on the device and into evaluation mode.
     """
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        model.to(processes().device).eval()
+        return Trained(steps=0, seconds=0.0, best_loss=None, best_step=0)
     processes()
     accelerator = Accelerator(log_with=options.log_with, project_dir=folder)
     device = accelerator.device

@@ -11,7 +11,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from recourse_gen import RecourseGenerator, registry
+from recourse_gen import RecourseGenerator, fidelity, registry
 from recourse_gen.pairs import PairOptions
 from recourse_gen.training import TrainingOptions
 
@@ -68,7 +68,7 @@ def mismatches(configured: Mapping[str, Any], defaults: Mapping[str, Any], optio
     return [(key, ours, theirs) for key, ours, theirs in pairs if plain(ours) != plain(theirs)]
 
 
-@pytest.mark.parametrize("name", stems("backbone"))
+@pytest.mark.parametrize("name", sorted({*stems("backbone")} - {"plugin"}))
 def test_backbone_yaml_equals_constructor_defaults(name: str) -> None:
     configured = values(composed(f"backbone={name}").backbone)
     assert configured.pop("name") == name
@@ -77,7 +77,11 @@ def test_backbone_yaml_equals_constructor_defaults(name: str) -> None:
 
 def test_each_entry_point_has_one_backbone_yaml() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert stems("backbone") == sorted(project["entry-points"]["recourse_gen.backbones"])
+    assert stems("backbone") == sorted([*project["entry-points"]["recourse_gen.backbones"], "plugin"])
+
+
+def test_plugin_yaml_takes_any_name_and_no_option_of_its_own() -> None:
+    assert values(composed("backbone=plugin", "backbone.name=mine").backbone) == {"name": "mine"}
 
 
 def test_training_yaml_equals_training_options() -> None:
@@ -91,6 +95,11 @@ def test_pairs_yaml_equals_pair_options() -> None:
 def test_generate_yaml_equals_generate_defaults() -> None:
     defaults = keyword_defaults(RecourseGenerator.generate, skip=2)
     assert mismatches(values(composed().generate), defaults, optional=PER_RUN) == []
+
+
+def test_fidelity_yaml_equals_measure_defaults() -> None:
+    defaults = keyword_defaults(fidelity.measure, skip=2)
+    assert mismatches(values(composed().evaluation.fidelity), defaults, optional=PER_RUN) == []
 
 
 def test_documented_data_sets_are_there() -> None:
