@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from recourse_gen import Constraints, RecourseGenerator, Schema, checkpoint, data, evaluation, training
+from recourse_gen import Constraints, RecourseGenerator, Schema, checkpoint, data, evaluation, fidelity, training
 from recourse_gen.classifier import as_classifier, fit_classifier
 from recourse_gen.judge import GoldJudge
 from recourse_gen.options import check_names, check_number, check_whole, construct
@@ -57,6 +57,8 @@ def check(config: dict[str, Any]) -> None:
     check_names(evaluation.sweep, "evaluation.tradeoff", tradeoff, skip=3)
     check_whole("evaluation.tradeoff.limit", tradeoff["limit"])
     check_number("evaluation.tradeoff.max_seconds", tradeoff["max_seconds"], 0, math.inf)
+    check_names(fidelity.check, "evaluation.fidelity", evaluated["fidelity"])
+    fidelity.check(**evaluated["fidelity"])
     settings: list[dict[str, Any]] = [{"cost_weight": value} for value in tradeoff["cost_weights"]]
     settings += [{"candidates": k, "max_candidates": k} for k in tradeoff["candidates"]]
     for setting in [{}, *settings]:
@@ -110,9 +112,12 @@ def report(
     with watch("tradeoff"):
         settings = config["evaluation"]["tradeoff"]
         points = evaluation.sweep(generator, denied, judge=judge, options=options, **settings)
+    with watch("fidelity"):
+        distance = fidelity.measure(generator, denied, **config["evaluation"]["fidelity"])
     generator.save(folder, overwrite=True, run=config)
     context = {"data": config["data"]["name"], "backbone": name, "seed": config["seed"]}
     context |= {key: value for key, value in generator.summary.items() if key != "seconds"}
+    context["fidelity"] = distance
     evaluation.write_run(
         folder,
         result,
@@ -124,6 +129,7 @@ def report(
     )
     console = Console(width=max(Console().width, 132))
     console.print(evaluation.table({name: result.ours, "nearest partner": result.nearest}))
+    console.print(fidelity.table(distance))
     for sentence in evaluation.describe(result.found, generator.classifier, n=3):
         console.print(sentence, highlight=False, soft_wrap=True)
     total = sum(watch.seconds.values())

@@ -56,6 +56,7 @@ def test_a_run_succeeds_and_says_where_it_is(done: tuple[Path, subprocess.Comple
     assert result.returncode == 0, result.stderr
     assert str(folder) in result.stdout
     assert "nearest" in result.stdout
+    assert "fidelity to Q on 20 held-out people" in result.stdout
     assert sum(line.startswith("Applicant ") and "→" in line for line in result.stdout.splitlines()) == 3
     assert "Traceback" not in result.stderr
     assert not (ROOT / "outputs").exists(), "Hydra must not make folders of its own"
@@ -94,6 +95,8 @@ def test_metrics_hold_every_measure_and_the_nearest_partner(
     assert {"data", "judge", "classifier", "pairs", "audit", "training", "evaluation"} <= set(metrics["seconds"])
     assert all(value >= 0 for value in metrics["seconds"].values())
     assert (metrics["data"], metrics["backbone"], metrics["seed"]) == ("moons", "ar", 3)
+    assert [(row["cost_weight"], row["factuals"]) for row in metrics["fidelity"]] == [(5.0, 20), (10.0, 20)]
+    assert all(row["skill"] < 1 and row["energy_distance_uniform"] > 0 for row in metrics["fidelity"])
 
 
 def test_the_run_folder_is_a_saved_generator(done: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
@@ -168,6 +171,10 @@ WRONG: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "value": (("training.steps=many",), ("training.steps must be a whole number", "'many'")),
     "value that only the end needs": (("generate.select=luck",), ("'luck'", "cheapest, confident")),
     "number of people": (("evaluation.factuals=0",), ("evaluation.factuals must be",)),
+    "option of the distance to Q": (
+        ("evaluation.fidelity.samples=1",),
+        ("samples must be a whole number of at least 2",),
+    ),
     "option behind a plus": (("+backbone.depth=3",), ("backbone.depth", "width")),
     "constraint": (("constraints.immutable=[height]",), ("'height'", "x1, x2")),
     "syntax": (("training.steps=[",), ("'['",)),
@@ -235,3 +242,12 @@ def test_a_table_of_ones_own_runs_through(tmp_path: Path) -> None:
     result = train("data=csv", *options, f"run={tmp_path / 'run'}", *TINY, *SMALL)
     assert result.returncode == 0, result.stderr
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["validity"] == 1.0
+
+
+def test_a_backbone_without_a_network_runs_through(tmp_path: Path) -> None:
+    result = train("data=moons", "data.n_rows=600", "seed=3", "backbone=nearest", f"run={tmp_path / 'run'}", *TINY)
+    assert result.returncode == 0, result.stderr
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["validity"] == 1.0
+    assert metrics["training"] == {"steps": 0, "seconds": 0.0, "best_loss": None, "best_step": 0}
+    assert RecourseGenerator.load(tmp_path / "run", classifier=lambda frame: np.ones(len(frame))).model is not None
