@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -70,6 +71,72 @@ class Feasible:
         for n in torch.nonzero((self.low > rows.num.amin(0)).any(0) | (self.high < rows.num.amax(0)).any(0)).flatten():
             admitted &= (rows.num[:, n] >= self.low[:, n, None]) & (rows.num[:, n] <= self.high[:, n, None])
         return admitted
+
+    def settle(self, schema: Schema, factual: Rows, drawn: Rows) -> Rows:
+        """`drawn` ``(B, S, ·)`` moved to where it obeys: the last line of a sampler that cannot look ahead.
+
+        Tokens go to the nearest admitted level, numbers into their bounds. Of an ordered pair, b is raised to a. Beyond
+        max_changes, the columns that move least go back (a change of category counts as a whole range). A draw that
+        obeys already is returned as it is, so samplers that mask and clip lose nothing. Ordered pairs together with
+        max_changes may leave a draw that breaks one of the two.
+        """
+        num = drawn.num.clamp(self.low[:, None], self.high[:, None])
+        cat, size = drawn.cat.clone(), self.tokens.shape[2]
+        refused = ~self.tokens[:, None].expand(-1, cat.shape[1], -1, -1).gather(3, cat[..., None])[..., 0]
+        b, s, c = refused.nonzero(as_tuple=True)
+        distance = (torch.arange(size, device=cat.device) - cat[b, s, c][:, None]).abs()
+        cat[b, s, c] = distance.masked_fill(~self.tokens[b, c], size).argmin(1)
+        settled = Rows(num, cat)
+        if self.ordered:
+            settled = self._raise(schema, factual, settled)
+        return settled if self.max_changes is None else self._limit(schema, factual, settled, self.max_changes)
+
+    def _limit(self, schema: Schema, factual: Rows, drawn: Rows, most: int) -> Rows:
+        """Put back all but the `most` columns that have to move or move furthest."""
+        own = Rows(factual.num[:, None], factual.cat[:, None])
+        steps = torch.tensor([len(f.levels) - 1 if f.kind == "ordinal" else 1 for f in schema.tokens], dtype=torch.long)
+        moved = (drawn.cat - own.cat).abs() / steps.clamp(min=1).to(own.cat.device)
+        moved = torch.cat([moved.clamp(max=1.0), (drawn.num - own.num).abs()], 2)
+        place = [d for d, t, _ in schema.places if t is not None] + [d for d, _, n in schema.places if n is not None]
+        forced = ~self.stay[:, place][:, None].expand_as(moved)
+        # Stable, or equal moves would be told apart by their place in memory.
+        rank = moved.masked_fill(forced, math.inf).argsort(dim=2, descending=True, stable=True).argsort(dim=2)
+        keep = rank < most
+        tokens = len(schema.tokens)
+        return Rows(
+            torch.where(keep[..., tokens:], drawn.num, own.num), torch.where(keep[..., :tokens], drawn.cat, own.cat)
+        )
+
+    def _raise(self, schema: Schema, factual: Rows, drawn: Rows) -> Rows:
+        """Raise b to the least admissible value of at least a, for all ordered pairs (a, b)."""
+        num, cat, place = drawn.num.clone(), drawn.cat.clone(), {d: (t, n) for d, t, n in schema.places}
+        raw: dict[int, Tensor] = {}
+        # Pairs are transitively closed, so whoever has fewer columns below comes first; and every admissible value of
+        # a has some admissible b above it, so one sweep is enough.
+        below = {d: [a for a, b in self.ordered if b == d] for pair in self.ordered for d in pair}
+        for d in sorted(below, key=lambda d: len(below[d])):
+            (t, n), feature, own = place[d], schema.features[d], self.raw[:, d, None]
+            floor = torch.stack([raw[a] for a in below[d]]).amax(0) if below[d] else None
+            if t is not None:
+                levels = own.new_tensor(feature.levels).repeat(len(own), 1)
+                levels.scatter_(1, factual.cat[:, t, None], own)  # the factual's token stands for its own number
+                if floor is not None:
+                    above = self.tokens[:, None, t, : levels.shape[1]] & (levels[:, None] >= floor[..., None])
+                    least = levels[:, None].expand_as(above).masked_fill(~above, math.inf).argmin(2)
+                    cat[..., t] = torch.where(levels.gather(1, cat[..., t]) < floor, least, cat[..., t])
+                raw[d] = levels.gather(1, cat[..., t])
+            else:
+                assert feature.bounds is not None
+                (low, high), whole = feature.bounds, feature.storage.kind in "iu"
+                value = torch.where(num[..., n] == factual.num[:, n, None], own, low + num[..., n] * (high - low))
+                value = value.round() if whole else value
+                if floor is not None:
+                    target = torch.maximum(value, floor.ceil() if whole else floor)
+                    scaled = ((target - low) / (high - low)).float().clamp(self.low[:, n, None], self.high[:, n, None])
+                    num[..., n] = torch.where(target > value, scaled, num[..., n])
+                    value = target
+                raw[d] = value
+        return Rows(num, cat)
 
 
 def own_levels(feature: Feature, own: np.ndarray, code: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -72,7 +73,8 @@ class Search:
         self.model, self.transform, self.classifier = model, transform, classifier
         self.auditor, self.constraints, self.options = auditor, constraints, options
         self.cost = RecourseCost(transform.schema)
-        self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        tensors = itertools.chain(model.parameters(), model.buffers())
+        self.device = next((tensor.device for tensor in tensors), torch.device("cpu"))
 
     def __call__(self, factuals: pd.DataFrame) -> Counterfactuals:
         batches = range(0, len(factuals), self.options.batch_size)
@@ -144,7 +146,7 @@ class Search:
         blocks = [np.arange(start, min(start + size, batch)) for start in range(0, batch, size)]
         parts = [self._sample(rows.take(torch.from_numpy(at)), feasible.take(at), count, first) for at in blocks]
         drawn = Rows(torch.cat([part.num for part in parts]), torch.cat([part.cat for part in parts]))
-        frame = self._restore(factuals, rows, feasible, drawn)
+        frame = as_frame(self.transform, factuals, rows, feasible, drawn)
         drawn = self._rounded(frame, drawn)
         probability = self.classifier.probability(frame)
         valid = (probability > 0.5) & (probability >= o.confidence)
@@ -182,29 +184,6 @@ class Search:
                 num[..., n] = torch.from_numpy(feature.scaled(frame[feature.name])).float().view(num.shape[:2])
         return Rows(num, drawn.cat)
 
-    def _restore(self, factuals: pd.DataFrame, rows: Rows, feasible: Feasible, drawn: Rows) -> pd.DataFrame:
-        """Candidates ``(B, S, ·)`` as a frame of B·S rows: what is unchanged has exactly the factual's value, and
-        numbers keep to their raw bounds in spite of float32."""
-        count = drawn.cat.shape[1]
-        repeat = np.arange(rows.batch_size).repeat(count)
-        flat, own = drawn.flatten(), rows.repeat(count)
-        frame = self.transform.decode(flat)
-        same_num, same_cat = (flat.num == own.num).numpy(), (flat.cat == own.cat).numpy()
-        columns = {}
-        for d, t, n in self.transform.schema.places:
-            feature = self.transform.schema.features[d]
-            column = frame[feature.name]
-            if n is not None:
-                low, high = feasible.raw_low[repeat, n], feasible.raw_high[repeat, n]
-                column = self.transform.restore(feature, column.to_numpy(dtype=np.float64).clip(low, high))
-            same = same_num[:, n] if n is not None else same_cat[:, t]
-            # In the training dtype: today's frame may have others, say fewer categories.
-            today = (
-                self.transform.restore(feature, factuals[feature.name].to_numpy()).take(repeat).set_axis(frame.index)
-            )
-            columns[feature.name] = column.mask(same, today).astype(column.dtype) if same.any() else column
-        return pd.DataFrame(columns)
-
     def _settle(
         self,
         report: pd.DataFrame,
@@ -216,7 +195,7 @@ class Search:
     ) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Fill in the report from the frame that is really returned: classifier and constraints are asked again."""
         n = self.options.n
-        frame = self._restore(people, self.transform.encode(people), feasible, chosen)
+        frame = as_frame(self.transform, people, self.transform.encode(people), feasible, chosen)
         before = people.iloc[np.arange(len(people)).repeat(n)]
         probability = self.classifier.probability(frame)
         found = known["found"].reshape(-1)
@@ -235,3 +214,27 @@ class Search:
         unsure = good[~known["audited"].reshape(-1)[held]]
         report.loc[unsure, "reason"] = "valid for the classifier, but the auditor accepted no candidate"
         return report, frame[held]
+
+
+def as_frame(
+    transform: TableTransform, factuals: pd.DataFrame, rows: Rows, feasible: Feasible, drawn: Rows
+) -> pd.DataFrame:
+    """Candidates ``(B, S, ·)`` as a frame of B·S rows: what is unchanged has exactly the factual's value, and
+    numbers keep to their raw bounds in spite of float32."""
+    count = drawn.cat.shape[1]
+    repeat = np.arange(rows.batch_size).repeat(count)
+    flat, own = drawn.flatten(), rows.repeat(count)
+    frame = transform.decode(flat)
+    same_num, same_cat = (flat.num == own.num).numpy(), (flat.cat == own.cat).numpy()
+    columns = {}
+    for d, t, n in transform.schema.places:
+        feature = transform.schema.features[d]
+        column = frame[feature.name]
+        if n is not None:
+            low, high = feasible.raw_low[repeat, n], feasible.raw_high[repeat, n]
+            column = transform.restore(feature, column.to_numpy(dtype=np.float64).clip(low, high))
+        same = same_num[:, n] if n is not None else same_cat[:, t]
+        # In the training dtype: today's frame may have others, say fewer categories.
+        today = transform.restore(feature, factuals[feature.name].to_numpy()).take(repeat).set_axis(frame.index)
+        columns[feature.name] = column.mask(same, today).astype(column.dtype) if same.any() else column
+    return pd.DataFrame(columns)
