@@ -84,6 +84,7 @@ def build(config: dict[str, Any], watch: Stopwatch) -> tuple[RecourseGenerator, 
         denied = evaluation.select_factuals(dataset.test, approves, config["evaluation"]["factuals"], seed=seed)
     limits = dict(config["constraints"])
     limits["immutable"] = [*dataset.immutable, *limits.get("immutable", ())]
+    limits["monotone"] = {**dataset.monotone, **limits.get("monotone", {})}
     backbone = dict(config["backbone"])
     generator = RecourseGenerator(
         backbone.pop("name"),
@@ -110,18 +111,10 @@ def report(
     with watch("tradeoff"):
         settings = config["evaluation"]["tradeoff"]
         points = evaluation.sweep(generator, denied, judge=judge, options=options, **settings)
-    generator.save(folder, overwrite=True, run=config)
+    evaluation.write_pictures(folder, result, classifier=generator.classifier, points=points, name=name)
     context = {"data": config["data"]["name"], "backbone": name, "seed": config["seed"]}
-    context |= {key: value for key, value in generator.summary.items() if key != "seconds"}
-    evaluation.write_run(
-        folder,
-        result,
-        classifier=generator.classifier,
-        judge=judge,
-        points=points,
-        seconds=watch.seconds,
-        context=context,
-    )
+    generator.summary |= evaluation.record(result, judge=judge, points=points, seconds=watch.seconds, context=context)
+    generator.save(folder, overwrite=True, run=config)
     console = Console(width=max(Console().width, 132))
     console.print(evaluation.table({name: result.ours, "nearest partner": result.nearest}))
     for sentence in evaluation.describe(result.found, generator.classifier, n=3):
