@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,21 @@ def check(config: dict[str, Any]) -> None:
         construct(SearchOptions, "generate", given)
 
 
-def build(config: dict[str, Any], watch: Stopwatch) -> tuple[RecourseGenerator, GoldJudge, pd.DataFrame]:
-    """Data, judge, classifier and a fitted generator, with the factuals to evaluate it on."""
+@dataclass(frozen=True)
+class World:
+    """What a run is about, whoever generates: the table, the judge, the classifier and the people to help."""
+
+    train: pd.DataFrame
+    y_train: np.ndarray
+    schema: Schema
+    constraints: Constraints
+    judge: GoldJudge
+    classifier: Any
+    denied: pd.DataFrame
+
+
+def world(config: dict[str, Any], watch: Stopwatch) -> World:
+    """Read the data and fit the judge and the classifier."""
     seed, table = config["seed"], dict(config["data"])
     relabel, balanced = table.pop("relabel"), table.pop("balanced")
     with watch("data"):
@@ -86,26 +100,37 @@ def build(config: dict[str, Any], watch: Stopwatch) -> tuple[RecourseGenerator, 
         denied = evaluation.select_factuals(dataset.test, approves, config["evaluation"]["factuals"], seed=seed)
     limits = dict(config["constraints"])
     limits["immutable"] = [*dataset.immutable, *limits.get("immutable", ())]
+    limits["monotone"] = {**dataset.monotone, **limits.get("monotone", {})}
+    rules = construct(Constraints, "constraints", limits)
+    return World(dataset.train, y_train, schema, rules, judge, classifier, denied)
+
+
+def fit(config: dict[str, Any], given: World, watch: Stopwatch) -> RecourseGenerator:
+    """The configured generator, fitted."""
     backbone = dict(config["backbone"])
     generator = RecourseGenerator(
         backbone.pop("name"),
-        seed=seed,
+        seed=config["seed"],
         backbone_options=backbone,
         pairs=config["pairs"],
         training=config["training"],
         audit=config["audit"],
-        schema=schema,
+        schema=given.schema,
     )
-    rules = construct(Constraints, "constraints", limits)
-    generator.fit(dataset.train, y_train, classifier=classifier, constraints=rules, folder=config["run"])
+    generator.fit(
+        given.train,
+        given.y_train,
+        classifier=given.classifier,
+        constraints=given.constraints,
+        folder=config["run"],
+    )
     watch.seconds.update(generator.summary["seconds"])
-    return generator, judge, denied
+    return generator
 
 
-def report(
-    generator: RecourseGenerator, judge: GoldJudge, denied: pd.DataFrame, config: dict[str, Any], watch: Stopwatch
-) -> None:
+def report(generator: RecourseGenerator, given: World, config: dict[str, Any], watch: Stopwatch) -> None:
     """Evaluate, print and write the run folder."""
+    judge, denied = given.judge, given.denied
     folder, options, name = Path(config["run"]), config["generate"], config["backbone"]["name"]
     with watch("evaluation"):
         result = evaluation.run(generator, denied, judge=judge, **options)
@@ -114,19 +139,10 @@ def report(
         points = evaluation.sweep(generator, denied, judge=judge, options=options, **settings)
     with watch("fidelity"):
         distance = fidelity.measure(generator, denied, **config["evaluation"]["fidelity"])
+    evaluation.write_pictures(folder, result, classifier=generator.classifier, points=points, name=name)
+    context = {"data": config["data"]["name"], "backbone": name, "seed": config["seed"], "fidelity": distance}
+    generator.summary |= evaluation.record(result, judge=judge, points=points, seconds=watch.seconds, context=context)
     generator.save(folder, overwrite=True, run=config)
-    context = {"data": config["data"]["name"], "backbone": name, "seed": config["seed"]}
-    context |= {key: value for key, value in generator.summary.items() if key != "seconds"}
-    context["fidelity"] = distance
-    evaluation.write_run(
-        folder,
-        result,
-        classifier=generator.classifier,
-        judge=judge,
-        points=points,
-        seconds=watch.seconds,
-        context=context,
-    )
     console = Console(width=max(Console().width, 132))
     console.print(evaluation.table({name: result.ours, "nearest partner": result.nearest}))
     console.print(fidelity.table(distance))
@@ -145,9 +161,10 @@ def main(composed: DictConfig) -> None:
     made_here = not folder.exists()
     try:
         check(config)
-        generator, judge, denied = build(config, watch)
+        given = world(config, watch)
+        generator = fit(config, given, watch)
         if training.processes().is_main_process:
-            report(generator, judge, denied, config, watch)
+            report(generator, given, config, watch)
     except (ValueError, ArithmeticError, OSError) as error:
         if training.processes().is_main_process:
             if made_here:

@@ -54,7 +54,7 @@ class Auditor:
         schema: Schema,
         *,
         consensus_threshold: float | None = None,
-        plausibility_threshold: float = 0.2,
+        plausibility_threshold: float = 0.3,
         n_neighbors: int = 5,
         n_estimators: int = 100,
         n_jobs: int | None = 2,
@@ -74,7 +74,7 @@ class Auditor:
         self.n_jobs = n_jobs
         self._cost = RecourseCost(schema)
         self._models: list[Any] = []
-        self._critics: list[LocalOutlierFactor] = []
+        self._critic: LocalOutlierFactor | None = None
 
     def fit(self, rows: Rows, target01: Any, *, seed: int) -> Auditor:
         """Fit on training rows ``(B, ·)`` and their labels ``(B,)``, 1 where favourable.
@@ -99,9 +99,9 @@ class Auditor:
         consensus = self.consensus(rows)
         if self.consensus_threshold is None:
             self.consensus_threshold = float(np.median(consensus[target == 1]))
-        labelled, *others = _references(target, consensus, seed)
-        self._critics = [_critic(features[kept], self.n_neighbors) for kept in (labelled, *others)]
-        self._critics.append(_critic(features[labelled], 4 * self.n_neighbors))
+        # What the models agree on rather than the labels: a favourable label may be noise in the middle of nowhere.
+        agreed = features[consensus > 0.5]
+        self._critic = _critic(agreed if len(agreed) >= 2 else features[target == 1], self.n_neighbors)
         return self
 
     def consensus(self, rows: Rows) -> np.ndarray:
@@ -116,12 +116,13 @@ class Auditor:
 
     def plausibility(self, rows: Rows) -> np.ndarray:
         """Float64 ``(B,)``: local outlier factor, negated and shifted so that 0 is the border; higher is more
-        plausible, at least 0 an inlier. The least over critics that saw different favourable rows."""
+        plausible, at least 0 an inlier among the training rows that the models favour."""
         self._fitted()
+        assert self._critic is not None
         if rows.batch_size == 0:
             return np.zeros(0)
         features = self._features(rows)
-        return np.min([critic.decision_function(features) for critic in self._critics], axis=0)
+        return self._critic.decision_function(features)
 
     def accepts(self, consensus: np.ndarray, plausibility: np.ndarray) -> np.ndarray:
         """Bool, in the shape of the inputs: both thresholds are reached."""
@@ -149,7 +150,7 @@ class Auditor:
             "schema": self.schema.to_json(),
             "options": self.options,
             "models": self._fitted(),
-            "critics": self._critics,
+            "critic": self._critic,
         }
         path = Path(folder) / FILE
         skops.io.dump(state, path, compression=zipfile.ZIP_DEFLATED, compresslevel=1)
@@ -165,7 +166,7 @@ class Auditor:
         try:
             state = skops.io.load(path, trusted=list(TRUSTED))
             version, kinds = state["version"], [*map(type, state["models"])]
-            critics = list(state["critics"])
+            critic = state["critic"]
             auditor = cls(schema, **state["options"])
             saved = state["schema"]
         except (UntrustedTypesFoundException, UnsupportedTypeException) as error:
@@ -176,11 +177,11 @@ class Auditor:
         if version != VERSION:
             raise ValueError(f"{path} is an auditor file of version {version}; this release reads version {VERSION}")
         right = kinds == [HistGradientBoostingClassifier, RandomForestClassifier]
-        if not right or not critics or any(type(critic) is not LocalOutlierFactor for critic in critics):
+        if not right or type(critic) is not LocalOutlierFactor:
             raise ValueError(f"{path} holds other models than an auditor has")
         if saved != schema.to_json():
             raise ValueError(f"{path} was fitted on another schema than the one given")
-        auditor._models, auditor._critics = list(state["models"]), critics
+        auditor._models, auditor._critic = list(state["models"]), critic
         return auditor
 
     @property
@@ -202,18 +203,6 @@ class Auditor:
     def _features(self, rows: Rows) -> np.ndarray:
         """Float64 ``(B, E)``. Weights are left out: they say what a person minds, not what rows look like."""
         return self._cost.coordinates(rows, weighted=False).cpu().double().numpy()
-
-
-def _references(target: np.ndarray, consensus: np.ndarray, seed: int) -> list[np.ndarray]:
-    """Row numbers of the sets of favourable rows that critics compare with: by label, by what the models say, and two
-    random halves of the labelled ones.
-
-    A critic that saw other rows draws its border elsewhere, so what several of them accept holds more widely.
-    """
-    labelled, agreed = np.flatnonzero(target == 1), np.flatnonzero(consensus > 0.5)
-    shuffled = np.random.default_rng(seed).permutation(labelled)
-    sets = (labelled, agreed, np.sort(shuffled[::2]), np.sort(shuffled[1::2]))
-    return [rows for rows in sets if len(rows) >= 2]
 
 
 def _critic(features: np.ndarray, n_neighbors: int) -> LocalOutlierFactor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -51,6 +52,12 @@ def write_text(path: Path, text: str) -> None:
 def write_weights(folder: Path, model: Backbone) -> None:
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     replace_file(folder / WEIGHTS, lambda draft: save_file(state, draft))
+
+
+def write_metrics(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write metrics.json, strict JSON (what is not finite becomes null): the last file of a finished run."""
+    text = json.dumps(_finite(_plain(record)), indent=1, allow_nan=False) + "\n"
+    write_text(folder / METRICS, text)
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
@@ -116,8 +123,16 @@ def read_weights(folder: Path, model: Backbone) -> None:
         raise ValueError(f"{path} belongs to another network than {CONFIG} and {SCHEMA} describe") from error
 
 
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _plain(value: Any) -> Any:
-    """What YAML writes without naming a Python class: NumPy numbers as Python's, tuples as lists, paths as text."""
+    """What text files write without naming a Python class: numbers as Python's, tuples as lists, paths as text."""
     if isinstance(value, Mapping):
         return {_plain(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple, np.ndarray)):

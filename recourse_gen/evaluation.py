@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +13,7 @@ import pandas as pd
 from rich.table import Table
 
 from recourse_gen import metrics
+from recourse_gen.checkpoint import replace_file
 from recourse_gen.classifier import Classifier
 from recourse_gen.constraints import Constraints
 from recourse_gen.figures import draw_tradeoff
@@ -32,11 +30,12 @@ __all__ = [
     "evaluate_frames",
     "examples",
     "nearest_partners",
+    "record",
     "run",
     "select_factuals",
     "sweep",
     "table",
-    "write_run",
+    "write_pictures",
 ]
 COLUMNS = {  # metrics.json key: (table heading, format)
     "cost": ("cost ↓", "{:.3f}"),
@@ -194,23 +193,20 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
     return drawn
 
 
-def write_run(
-    folder: Path | str,
+def record(
     evaluation: Evaluation,
     *,
-    classifier: Classifier,
     judge: GoldJudge,
     points: Sequence[Mapping[str, Any]],
     seconds: Mapping[str, float],
     context: Mapping[str, Any],
-) -> None:
-    """Write metrics.json, examples.csv and tradeoff.png into an existing folder, each complete or not at all.
+) -> dict[str, Any]:
+    """All measures of a run: what metrics.json holds.
 
     points: the trade-off, from `sweep`. seconds: wall time by stage. context: what the run was (``data``, ``backbone``,
-    ``seed``, ...), copied into metrics.json; its ``backbone`` names the method in the picture.
+    ``seed``, ...).
     """
-    folder = Path(folder)
-    record = {
+    return {
         **context,
         **evaluation.ours,
         "seconds": dict(seconds),
@@ -218,32 +214,25 @@ def write_run(
         "judge": judge.description,
         "tradeoff": list(points),
     }
-    text = json.dumps(strict(record), indent=1, allow_nan=False) + "\n"
+
+
+def write_pictures(
+    folder: Path | str,
+    evaluation: Evaluation,
+    *,
+    classifier: Classifier,
+    points: Sequence[Mapping[str, Any]],
+    name: str,
+) -> None:
+    """Write examples.csv and tradeoff.png into a folder (created), each complete or not at all.
+
+    points: the trade-off, from `sweep`. name: of the method, for the picture.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     people = examples(evaluation.found, classifier)
-    name = str(context.get("backbone", "generated"))
-    _replace(folder / "examples.csv", lambda path: people.to_csv(path, index=False))
-    _replace(folder / "tradeoff.png", lambda path: draw_tradeoff(path, points, evaluation.nearest, name))
-    # Last, so that a folder with metrics.json is a finished run.
-    _replace(folder / "metrics.json", lambda path: path.write_text(text, encoding="utf-8"))
-
-
-def strict(value: Any) -> Any:
-    """Plain JSON values: NumPy numbers as Python's, tuples as lists, NaN and infinities as None."""
-    if isinstance(value, Mapping):
-        return {str(key): strict(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple, np.ndarray)):
-        return [strict(entry) for entry in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a temporary file beside `path`, then put it in its place: readers never see half a file."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
-        draft = Path(folder) / path.name
-        write(draft)
-        os.replace(draft, path)
+    replace_file(folder / "examples.csv", lambda path: people.to_csv(path, index=False))
+    replace_file(folder / "tradeoff.png", lambda path: draw_tradeoff(path, points, evaluation.nearest, name))
 
 
 def _measure(

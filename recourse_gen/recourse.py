@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
 from collections.abc import Mapping
@@ -209,7 +208,7 @@ class RecourseGenerator:
         checkpoint.write_text(folder / checkpoint.TRANSFORM, self.transform.to_json())
         self.auditor.save(folder)
         checkpoint.write_weights(folder, model)
-        checkpoint.write_text(folder / checkpoint.METRICS, json.dumps(self.summary, indent=1))
+        checkpoint.write_metrics(folder, self.summary)
         return folder
 
     @classmethod

@@ -138,7 +138,7 @@ class Intruder:
 
 @pytest.mark.parametrize("member", [Intruder(), np.testing.assert_equal, Path("x")])
 def test_a_file_with_another_type_is_refused(fitted: Auditor, tmp_path: Path, member: object) -> None:
-    skops.io.dump({"version": 1, "schema": "", "options": {}, "models": [member], "critics": []}, tmp_path / FILE)
+    skops.io.dump({"version": 1, "schema": "", "options": {}, "models": [member], "critic": None}, tmp_path / FILE)
     with pytest.raises(ValueError, match="holds types that an auditor never has, and is refused"):
         Auditor.load(tmp_path, fitted.schema)
 
@@ -149,7 +149,7 @@ def test_pickles_and_other_files_are_refused(fitted: Auditor, tmp_path: Path) ->
     (tmp_path / FILE).write_bytes(pickle.dumps({"version": 1}))
     with pytest.raises(ValueError, match="is not an auditor file"):
         Auditor.load(tmp_path, fitted.schema)
-    state = {"version": 1, "schema": "", "options": {}, "models": [LogisticRegression()], "critics": []}
+    state = {"version": 1, "schema": "", "options": {}, "models": [LogisticRegression()], "critic": None}
     for content, message in (
         ([1, 2], "is not an auditor file"),
         ({"version": 1}, "is not an auditor file"),

@@ -203,6 +203,7 @@ def test_unknown_names_and_options_list_what_exists() -> None:
     for count in (1, 0, 10.5, "many"):
         assert "'n_rows'" in refused(name="moons", n_rows=count)
     assert "'immutable' names 'age'; the columns are 'x1', 'x2'" in refused(name="moons", immutable=["age"])
+    assert "'monotone' names 'age'" in refused(name="moons", monotone={"age": "increase"})
     assert "'kinds' names 'age'" in refused(name="moons", kinds={"age": "ordinal"})
     assert "[x1]" in refused(name="moons", immutable="x1")
 

@@ -54,6 +54,7 @@ def test_own_table_round_trip(people: pd.DataFrame, tmp_path: Path, file: str) -
         "target": "approved",
         "target_class": "yes",
         "immutable": ["job"],
+        "monotone": {"children": "increase"},
     }
     found = data.load(**{**given, "kinds": {"children": "categorical"}})
     back = pd.concat([found.train, found.test]).sort_index()
@@ -61,6 +62,7 @@ def test_own_table_round_trip(people: pd.DataFrame, tmp_path: Path, file: str) -
     assert (found.y_train == (people["approved"][found.train.index] == "yes")).all()
     assert (found.y_test == (people["approved"][found.test.index] == "yes")).all()
     assert (found.immutable, found.kinds) == (("job",), {"children": "categorical"})
+    assert found.monotone == {"children": "increase"}
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from recourse_gen import evaluation, metrics
+from recourse_gen import checkpoint, evaluation, metrics
 from recourse_gen.constraints import Constraints
 from recourse_gen.judge import GoldJudge
 from recourse_gen.pairs import PairOptions, PairSupervision
@@ -238,15 +238,11 @@ def test_the_run_folder_holds_strict_json_readable_examples_and_a_picture(evalua
     generator, result, judge = evaluated
     points = evaluation.sweep(generator, result.factuals, judge=judge, candidates=(1, 4), cost_weights=(5,), limit=10)
     points.append({**points[-1], "value": 64, "cost": None})
-    evaluation.write_run(
-        tmp_path,
-        result,
-        classifier=generator.classifier,
-        judge=judge,
-        points=points,
-        seconds={"fit": np.float32(1.5), "generate": float("nan")},
-        context={"data": "toy", "backbone": "ar", "seed": np.int64(0)},
-    )
+    evaluation.write_pictures(tmp_path, result, classifier=generator.classifier, points=points, name="ar")
+    seconds = {"fit": np.float32(1.5), "generate": float("nan")}
+    context = {"data": "toy", "backbone": "ar", "seed": np.int64(0)}
+    measures = evaluation.record(result, judge=judge, points=points, seconds=seconds, context=context)
+    checkpoint.write_metrics(tmp_path, measures)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["examples.csv", "metrics.json", "tradeoff.png"]
 
     def refuse(constant):
@@ -267,7 +263,7 @@ def test_the_run_folder_holds_strict_json_readable_examples_and_a_picture(evalua
 
 
 def test_a_failed_write_leaves_the_old_file(evaluated, tmp_path, monkeypatch):
-    generator, result, judge = evaluated
+    generator, result, _ = evaluated
     (tmp_path / "tradeoff.png").write_text("old")
 
     def fail(path, *_):
@@ -276,9 +272,7 @@ def test_a_failed_write_leaves_the_old_file(evaluated, tmp_path, monkeypatch):
 
     monkeypatch.setattr(evaluation, "draw_tradeoff", fail)
     with pytest.raises(OSError, match="disk full"):
-        evaluation.write_run(
-            tmp_path, result, classifier=generator.classifier, judge=judge, points=[], seconds={}, context={}
-        )
+        evaluation.write_pictures(tmp_path, result, classifier=generator.classifier, points=[], name="ar")
     assert (tmp_path / "tradeoff.png").read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["examples.csv", "tradeoff.png"]
 

@@ -25,14 +25,15 @@ __all__ = ["Dataset", "load", "names"]
 
 SYNTHETIC = ("moons", "circles", "corr")
 OWN_OPTIONS = {"heloc": ("impute",), "csv": ("path", "target", "target_class"), **dict.fromkeys(SYNTHETIC, ("n_rows",))}
-SHARED_OPTIONS = ("seed", "folder", "test_size", "immutable", "kinds")
+SHARED_OPTIONS = ("seed", "folder", "test_size", "immutable", "monotone", "kinds")
 
 
 @dataclass(frozen=True)
 class Dataset:
     """One table, split. Features keep the dtypes that they were read with; the index is the row number in the source.
 
-    `immutable` and `kinds` (column: "categorical", "ordinal" or "continuous") are advice for constraints and schema."""
+    `immutable` and `monotone` (column: "increase" or "decrease") are advice for constraints, `kinds` (column:
+    "categorical", "ordinal" or "continuous") for the schema."""
 
     name: str
     train: pd.DataFrame
@@ -40,6 +41,7 @@ class Dataset:
     y_train: np.ndarray  # (rows,) int64, 1 = favourable
     y_test: np.ndarray
     immutable: tuple[str, ...] = ()
+    monotone: Mapping[str, str] = field(default_factory=dict)
     kinds: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -59,6 +61,7 @@ def load(
     impute: str = "median",
     test_size: float = 0.25,
     immutable: Sequence[str] | None = (),
+    monotone: Mapping[str, str] | None = None,
     kinds: Mapping[str, str] | None = None,
     n_rows: int | None = None,
     **unknown: Any,
@@ -105,14 +108,14 @@ def load(
         if name == "heloc" and impute == "median":
             train, test = benchmarks.impute_median(train, test)
 
-    immutable, kinds = immutable or (), kinds or {}
-    for option, columns in (("immutable", immutable), ("kinds", kinds)):
+    immutable, monotone, kinds = immutable or (), monotone or {}, kinds or {}
+    for option, columns in (("immutable", immutable), ("monotone", monotone), ("kinds", kinds)):
         if isinstance(columns, str):
             raise ValueError(f"option {option!r} is the single text {columns!r}; write a list of columns: [{columns}]")
         absent = [column for column in columns if column not in train.columns]
         if absent:
             raise ValueError(f"option {option!r} names {quoted(absent)}; the columns are {quoted(train.columns)}")
-    return Dataset(name, train, test, y_train, y_test, tuple(immutable), dict(kinds))
+    return Dataset(name, train, test, y_train, y_test, tuple(immutable), dict(monotone), dict(kinds))
 
 
 def _draw(name: str, n_rows: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
