@@ -101,6 +101,17 @@ class Alphabet(nn.Module):
         width = (self.emit_high - self.emit_low)[torch.arange(len(self.sizes), device=codes.device), codes]
         return torch.where(width > 0, width, torch.ones_like(width)).log()
 
+    def basis(self, waves: int = 4) -> Tensor:
+        """Smooth functions of each code, ``(D, L, waves + 2)``: its value and cosines of its rank; 0 for categories."""
+        columns, size = self.value.shape
+        basis = torch.zeros(columns, size, waves + 2)
+        for d in torch.nonzero(~self.is_category).flatten().tolist():
+            levels = self.sizes[d]
+            rank = (torch.arange(levels) + 0.5) / levels
+            basis[d, :levels, 0] = self.value[d, :levels] - 0.5
+            basis[d, :levels, 1:] = torch.cos(math.pi * rank[:, None] * torch.arange(1, waves + 2))
+        return basis
+
     def draft(self, factual: Rows, owner: Tensor, feasible: Feasible | None) -> Draft:
         return Draft(self, factual, owner, feasible)
 

@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from backbones.alphabet import Alphabet
-from backbones.layers import Block, Cache, ColumnEmbedding, ColumnHead, ScalarEmbedding, log_choice
+from backbones.layers import Block, Cache, ColumnEmbedding, ColumnHead, MoveEmbedding, ScalarEmbedding, log_choice
 from recourse_gen.backbone import Backbone
 from recourse_gen.constraints import Feasible
 from recourse_gen.noise import Noise
@@ -56,8 +56,10 @@ class AutoregressiveBackbone(Backbone):
         self.alphabet = Alphabet(schema, bins=bins, spacing=spacing)
         sizes, columns = self.alphabet.sizes, len(schema.features)
         self.heads, self.smoothing = heads, smoothing
-        self.embed_factual = ColumnEmbedding(sizes, width)
-        self.embed_previous = ColumnEmbedding(sizes, width)
+        basis = self.alphabet.basis()
+        self.embed_factual = ColumnEmbedding(basis, width)
+        self.embed_previous = ColumnEmbedding(basis, width)
+        self.embed_move = MoveEmbedding(columns, width)
         self.embed_cost_weight = ScalarEmbedding(width)
         self.encoder_position = nn.Parameter(torch.randn(columns, width) * 0.1)
         self.decoder_position = nn.Parameter(torch.randn(columns, width) * 0.1)
@@ -65,7 +67,7 @@ class AutoregressiveBackbone(Backbone):
         self.decoder = nn.ModuleList([Block(width, heads, cross=cross_attention) for _ in range(decoder_layers)])
         self.cross_attention = cross_attention
         self.norm = nn.LayerNorm(width)
-        self.head = ColumnHead(sizes, width)
+        self.head = ColumnHead(basis, sizes, width)
         self.cost_scale = nn.Parameter(torch.ones(columns)) if cost_prior else None
 
     def forward(self, factual: Rows, counterfactual: Rows, cost_weight: Tensor) -> Tensor:
@@ -104,6 +106,7 @@ class AutoregressiveBackbone(Backbone):
         memories = [_memory(block, context, owner) for block in blocks]
         start = context + self.decoder_position
         previous = context.new_zeros(len(owner), context.shape[2])
+        own_codes, own_values = self.alphabet.codes(factual)[owner], self.alphabet.numbers(factual)[owner]
         for column, size in enumerate(self.alphabet.sizes):
             x = (start[:, column][owner] + previous)[:, None]
             for block, cache, memory in zip(blocks, caches, memories, strict=True):
@@ -117,7 +120,9 @@ class AutoregressiveBackbone(Backbone):
             uniform = noise.uniform(num_samples, 2).flatten(0, 1)
             codes = log_choice(logits, uniform[:, 0])
             values = draft.emit(column, codes, uniform[:, 1])
-            previous = self.embed_previous(codes, values, column)
+            previous = self.embed_previous.column(codes, values, column, size)
+            moved, distance = codes != own_codes[:, column], values - own_values[:, column]
+            previous = previous + self.embed_move.column(moved, distance, column)
         drawn = draft.rows()
         return Rows(
             rearrange(drawn.num, "(b s) n -> b s n", s=num_samples),
@@ -141,7 +146,9 @@ class AutoregressiveBackbone(Backbone):
     def _logits(self, factual: Rows, counterfactual: Rows, cost_weight: Tensor) -> Tensor:
         """Teacher-forced logits ``(B, D, L)``; position d sees the counterfactual's columns before d."""
         context, prior = self._encode(factual, cost_weight), self._prior(factual, cost_weight)
-        seen = self.embed_previous(self.alphabet.codes(counterfactual), self.alphabet.numbers(counterfactual))
+        codes, values = self.alphabet.codes(counterfactual), self.alphabet.numbers(counterfactual)
+        moved, distance = codes != self.alphabet.codes(factual), values - self.alphabet.numbers(factual)
+        seen = self.embed_previous(codes, values) + self.embed_move(moved, distance)
         x = context + self.decoder_position + nn.functional.pad(seen[:, :-1], (0, 0, 1, 0))
         for block in self.decoder:
             x = block(x, causal=True, memory=context if self.cross_attention else None)

@@ -63,29 +63,23 @@ class Draft:
 
     def emit(self, column: int, codes: Tensor, uniform: Tensor) -> Tensor:
         """Fill the column with the drawn codes ``(R,)``; returns the values ``(R,)`` in scaled units."""
-        _, t, n = self.places[column]
-        feature = self.alphabet.schema.features[column]
-        if t is not None:
-            self.cat[:, t] = codes
-            values = torch.zeros_like(uniform) if feature.kind == "categorical" else self.alphabet.value[column][codes]
-            changed = codes != self.own[:, column][self.owner]
-        else:
+        _, t, _ = self.places[column]
+        if t is None:
             low, high = self.alphabet.emit_low[column][codes], self.alphabet.emit_high[column][codes]
             if self.feasible is not None:
                 low, high = low.clamp(self.low, self.high), high.clamp(self.low, self.high)
             # Rounding may carry the sum a hair past the upper end.
-            values = torch.minimum(low + (high - low) * uniform, high)
-            if feature.storage.kind in "iu":
-                values = _scaled(feature, _raw(feature, values).round())
-            today = self.factual.num[self.owner, n]
-            values = torch.where(self.pinned, today, values)
-            self.num[:, n] = values
-            changed = values != today
-        if self.feasible is not None:
-            self.changes += changed
-            if any(column in pair for pair in self.feasible.ordered):
-                self._settle(column, codes, values, changed)
+            return self._put(column, codes, torch.minimum(low + (high - low) * uniform, high))
+        feature = self.alphabet.schema.features[column]
+        values = torch.zeros_like(uniform) if feature.kind == "categorical" else self.alphabet.value[column][codes]
+        self.cat[:, t] = codes
+        self._note(column, codes, values, codes != self.own[:, column][self.owner])
         return values
+
+    def place(self, column: int, values: Tensor) -> Tensor:
+        """Fill a continuous column with the admissible values nearest to these ``(R,)``, scaled units; after `mask`."""
+        values = values if self.feasible is None else values.clamp(self.low, self.high)
+        return self._put(column, self.own[:, column][self.owner], values)
 
     def rows(self) -> Rows:
         return Rows(self.num, self.cat)
@@ -94,6 +88,23 @@ class Draft:
     def _given(self) -> Feasible:
         assert self.feasible is not None
         return self.feasible
+
+    def _put(self, column: int, codes: Tensor, values: Tensor) -> Tensor:
+        """Fill a continuous column with values inside its limits; returns them as they will be decoded."""
+        feature, (_, _, n) = self.alphabet.schema.features[column], self.places[column]
+        if feature.storage.kind in "iu":
+            values = _scaled(feature, _raw(feature, values).round())
+        today = self.factual.num[self.owner, n]
+        values = torch.where(self.pinned, today, values)
+        self.num[:, n] = values
+        self._note(column, codes, values, values != today)
+        return values
+
+    def _note(self, column: int, codes: Tensor, values: Tensor, changed: Tensor) -> None:
+        if self.feasible is not None:
+            self.changes += changed
+            if any(column in pair for pair in self.feasible.ordered):
+                self._settle(column, codes, values, changed)
 
     def _settle(self, column: int, codes: Tensor, values: Tensor, changed: Tensor) -> None:
         """Note the raw number that the column will decode to, and which later columns it keeps from staying."""

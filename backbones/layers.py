@@ -77,46 +77,85 @@ class Block(nn.Module):
         return x + self.down(F.gelu(self.up(self.ff_norm(x))))
 
 
-class ColumnEmbedding(nn.Module):
-    """Embeds one code per column: a learned vector per (column, code), plus the code's number along a direction.
+class LevelTable(nn.Module):
+    """A learned vector per code of each column: a free one plus a smooth function of the code's rank, so that
+    neighbouring values share what they learn. **Shape**: → ``(D, L, W)``.
 
-    sizes: codes per column. **Shape**: codes int64 ``(B, D)`` and values ``(B, D)`` → ``(B, D, W)``.
+    basis: of the smooth part, ``(D, L, F)``, see `Alphabet.basis`. std: of the first weights.
     """
 
-    def __init__(self, sizes: list[int], width: int) -> None:
+    def __init__(self, basis: Tensor, width: int, std: float) -> None:
+        super().__init__()
+        self.basis: Tensor
+        self.register_buffer("basis", basis, persistent=False)
+        self.free = nn.Parameter(torch.randn(*basis.shape[:2], width) * std)
+        self.smooth = nn.Parameter(torch.randn(basis.shape[0], basis.shape[2], width) * std)
+
+    def forward(self) -> Tensor:
+        return self.free + torch.einsum("dlf,dfw->dlw", self.basis, self.smooth)
+
+    def column(self, column: int, size: int) -> Tensor:
+        """The vectors of one column's first `size` codes, ``(size, W)``."""
+        return self.free[column, :size] + self.basis[column, :size] @ self.smooth[column]
+
+
+class ColumnEmbedding(nn.Module):
+    """Embeds one code per column: a `LevelTable`'s vector, plus the column's number along a direction.
+
+    **Shape**: codes int64 ``(B, D)`` and values ``(B, D)`` → ``(B, D, W)``.
+    """
+
+    def __init__(self, basis: Tensor, width: int) -> None:
         super().__init__()
         self.offset: Tensor
-        offset = torch.tensor([0, *sizes]).cumsum(0)
-        self.register_buffer("offset", offset[:-1], persistent=False)
-        self.table = nn.Embedding(int(offset[-1]), width)
-        self.direction = nn.Parameter(torch.randn(len(sizes), width) * 0.5)
-        nn.init.normal_(self.table.weight, std=0.1)
+        self.register_buffer("offset", torch.arange(basis.shape[0]) * basis.shape[1], persistent=False)
+        self.table = LevelTable(basis, width, 0.1)
+        self.direction = nn.Parameter(torch.randn(basis.shape[0], width) * 0.5)
 
-    def forward(self, codes: Tensor, values: Tensor, column: int | None = None) -> Tensor:
-        """With `column`, codes and values are ``(R,)`` of that one column and the result is ``(R, W)``."""
-        offset, direction = (
-            (self.offset, self.direction) if column is None else (self.offset[column], self.direction[column])
-        )
-        return self.table(codes + offset) + values[..., None] * direction
+    def forward(self, codes: Tensor, values: Tensor) -> Tensor:
+        return F.embedding(codes + self.offset, self.table().flatten(0, 1)) + values[..., None] * self.direction
+
+    def column(self, codes: Tensor, values: Tensor, column: int, size: int) -> Tensor:
+        """``(R, W)`` of one column's codes and values, ``(R,)`` each."""
+        return F.embedding(codes, self.table.column(column, size)) + values[:, None] * self.direction[column]
+
+
+class MoveEmbedding(nn.Module):
+    """How far a column has moved from the factual: whether it did, and by how much.
+
+    **Shape**: moved bool ``(..., D)`` and distances ``(..., D)`` → ``(..., D, W)``.
+    """
+
+    def __init__(self, columns: int, width: int) -> None:
+        super().__init__()
+        self.moved = nn.Parameter(torch.randn(columns, width) * 0.1)
+        self.distance = nn.Parameter(torch.randn(columns, width) * 0.5)
+
+    def forward(self, moved: Tensor, distance: Tensor) -> Tensor:
+        return moved[..., None] * self.moved + distance[..., None] * self.distance
+
+    def column(self, moved: Tensor, distance: Tensor, column: int) -> Tensor:
+        """``(R, W)`` of one column."""
+        return moved[:, None] * self.moved[column] + distance[:, None] * self.distance[column]
 
 
 class ColumnHead(nn.Module):
     """One linear layer per column, padded to the largest alphabet. **Shape**: ``(B, D, W)`` → logits ``(B, D, L)``."""
 
-    def __init__(self, sizes: list[int], width: int) -> None:
+    def __init__(self, basis: Tensor, sizes: list[int], width: int) -> None:
         super().__init__()
         self.padding: Tensor
-        self.weight = nn.Parameter(torch.randn(len(sizes), max(sizes), width) * 0.02)
-        self.bias = nn.Parameter(torch.zeros(len(sizes), max(sizes)))
+        self.table = LevelTable(basis, width, 0.02)
+        self.bias = nn.Parameter(torch.zeros(basis.shape[:2]))
         padding = torch.arange(max(sizes)) >= torch.tensor(sizes)[:, None]
         self.register_buffer("padding", torch.zeros(padding.shape).masked_fill(padding, -math.inf), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.einsum("bdw,dlw->bdl", x, self.weight) + self.bias + self.padding
+        return torch.einsum("bdw,dlw->bdl", x, self.table()) + self.bias + self.padding
 
     def column(self, x: Tensor, column: int, size: int) -> Tensor:
         """Logits of one column from ``(R, W)``: ``(R, size)``."""
-        return F.linear(x, self.weight[column, :size], self.bias[column, :size])
+        return F.linear(x, self.table.column(column, size), self.bias[column, :size])
 
 
 class ScalarEmbedding(nn.Module):

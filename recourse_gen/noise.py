@@ -42,6 +42,12 @@ class Noise:
             keys = _mix(_mix(keys ^ column[:, None]) + torch.tensor([0x9E3779B9, 0x85EBCA6B], device=keys.device))
         return cls(keys, first_sample=first_sample)
 
+    def take(self, index: Tensor) -> Noise:
+        """The streams of the rows at `index`, from the next draw on; these and the given ones advance separately."""
+        part = Noise(self.keys[index], first_sample=self.first_sample)
+        part._draws = self._draws
+        return part
+
     def uniform(self, samples: int, columns: int) -> Tensor:
         """Float32 ``(B, samples, columns)``, uniform on the open interval (0, 1)."""
         self._draws += 1

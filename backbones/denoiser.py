@@ -1,0 +1,272 @@
+"""One network for every non-autoregressive backbone: it predicts the endpoint of a path from a noisy state.
+
+A path leads from noise, or from the factual x, to the counterfactual x⁺. All that flow matching and diffusion of
+numbers need is E[x⁺ | x_t, x]; all that masked diffusion and discrete flows of tokens need is p(x⁺_d | x_t, x).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backbones.alphabet import Alphabet
+from backbones.layers import Attention, LevelTable
+from recourse_gen.rows import Rows
+from recourse_gen.schema import Schema
+
+BODIES = ("transformer", "mlp")
+
+
+class Context(NamedTuple):
+    """What is known of the factuals before any noise, computed once per factual.
+
+    columns: ``(B, D, W)`` embedded. condition: of λ, ``(B, W)``. cat: the factuals' codes ``(B, C)``.
+    prior: logits ``(B, C, L)`` that the cost alone suggests.
+    """
+
+    columns: Tensor
+    condition: Tensor
+    cat: Tensor
+    prior: Tensor
+
+    def repeat(self, times: int) -> Context:
+        return Context(*(part.repeat_interleave(times, 0) for part in self))
+
+
+class Endpoint(NamedTuple):
+    """num: E[x⁺ | x_t, x] of numbers ``(R, N)``, normal scores. logits: of tokens ``(R, C, L)``, padded with −inf."""
+
+    num: Tensor
+    logits: Tensor
+
+
+class Denoiser(nn.Module):
+    """Feature-aligned network: column d of the state and column d of the factual share one embedding.
+
+    So leaving a column as it is needs no attention. Columns are ordered tokens first, then numbers; D = C + N.
+
+    width: of a column's embedding. heads: of attention. layers: number of blocks.
+    body: ``transformer`` over the columns, or ``mlp`` over all of them flattened; both conditioned on time and λ.
+    cost_prior: add −λ·s_d·C_d(x_d, ·) to the logits of token column d, with s_d learned from 1: the factor of Q.
+    """
+
+    def __init__(self, schema: Schema, *, width: int, heads: int, layers: int, body: str, cost_prior: bool) -> None:
+        super().__init__()
+        for name, value in (("width", width), ("heads", heads), ("layers", layers)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if body not in BODIES:
+            raise ValueError(f"body must be one of {', '.join(BODIES)}, got {body!r}")
+        count, columns = len(schema.tokens), len(schema.features)
+        self.tokens = TokenColumns(schema, width) if count else None
+        self.numbers = NumberColumns(len(schema.numbers), width) if schema.numbers else None
+        self.cost_scale = nn.Parameter(torch.ones(count)) if cost_prior and count else None
+        self.position = nn.Parameter(torch.randn(columns, width) * 0.1)
+        self.weight_condition = WaveEmbedding(1, width)
+        self.time_condition = WaveEmbedding(1, width)
+        # A column alone has nothing to attend to.
+        attend = body == "transformer" and columns > 1
+        self.body = Transformer(width, heads, layers) if attend else Perceptron(columns, width, layers)
+
+    def context(self, factual: Rows, cost_weight: Tensor) -> Context:
+        """Of factuals, their numbers as normal scores, and λ ``(B,)``."""
+        columns, prior = [], factual.num.new_zeros(factual.batch_size, 0, 1)
+        if self.tokens is not None:
+            columns.append(self.tokens.embed(self.tokens.factual, factual.cat))
+            prior = self.tokens.padding.expand(factual.batch_size, -1, -1)
+            if self.cost_scale is not None:
+                scale = (cost_weight[:, None] * self.cost_scale)[..., None]
+                prior = prior - self.tokens.alphabet.costs(Rows(factual.num[:, :0], factual.cat)) * scale
+        if self.numbers is not None:
+            columns.append(self.numbers.factual(factual.num[..., None]))
+        condition = self.weight_condition(cost_weight.log()[:, None])
+        return Context(torch.cat(columns, 1) + self.position, condition, factual.cat, prior)
+
+    def forward(self, context: Context, state: Rows, signal: Tensor, noise: Tensor) -> Endpoint:
+        """Endpoint given states x_t ``(R, ·)`` of R contexts.
+
+        state.num is signal·x⁺ + noise·ε with ε standard normal; the coefficients are ``(R, 1)`` or ``(1, 1)``.
+        state.cat holds codes, or as many as a column has levels for a masked one.
+        """
+        # Preconditioning of Karras et al. (2022), eq. 7 and table 1, with σ_data = 1 and x_t of any scale.
+        scale = (signal**2 + noise**2).rsqrt()
+        columns = []
+        if self.tokens is not None:
+            columns.append(self.tokens.state(state.cat, context.cat))
+        if self.numbers is not None:
+            columns.append(self.numbers.state((state.num * scale)[..., None]))
+        # c_noise = ln(σ) / 4; the ends, where a coefficient is 0, are clipped.
+        time = (torch.log(noise / signal) / 4).clamp(-2.0, 2.0)
+        condition = F.silu(context.condition + self.time_condition(time))
+        hidden = self.body(context.columns + torch.cat(columns, 1), condition)
+        count = context.cat.shape[1]
+        logits, num = context.prior, state.num
+        if self.tokens is not None:
+            logits = logits + self.tokens.logits(hidden[:, :count])
+        if self.numbers is not None:
+            num = (signal * scale**2) * state.num + (noise * scale) * self.numbers.read(hidden[:, count:])
+        return Endpoint(num, logits)
+
+
+class WaveEmbedding(nn.Module):
+    """Perceptron of scalars and their sines and cosines, one per column. **Shape**: ``(..., D, 1)`` → ``(..., D, W)``.
+
+    Several wavelengths let it follow sharp functions of a number (Tancik et al. 2020; Gorishniy et al. 2022).
+    """
+
+    def __init__(self, columns: int, width: int, waves: int = 8) -> None:
+        super().__init__()
+        self.frequency: Tensor
+        # Scores lie within ±3: from less than one wave over that range to waves of an eighth.
+        self.register_buffer("frequency", math.pi / 4 * 1.8 ** torch.arange(waves), persistent=False)
+        self.weight = nn.Parameter(torch.randn(columns, 2 * waves + 1, width) * 0.3)
+        self.bias = nn.Parameter(torch.randn(columns, width) * 0.3)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        angles = x * self.frequency
+        features = torch.cat([x, angles.sin(), angles.cos()], -1)
+        if self.weight.shape[0] == 1:
+            return self.out(F.silu(features @ self.weight[0] + self.bias[0]))
+        return self.out(F.silu(torch.einsum("bdf,dfw->bdw", features, self.weight) + self.bias))
+
+
+class NumberColumns(nn.Module):
+    """Embeddings of factual and noisy numbers, and what the network says about each number."""
+
+    def __init__(self, columns: int, width: int) -> None:
+        super().__init__()
+        self.factual, self.state = WaveEmbedding(columns, width), WaveEmbedding(columns, width)
+        self.weight = nn.Parameter(torch.randn(columns, width) * 0.02)
+        self.bias = nn.Parameter(torch.zeros(columns))
+
+    def read(self, hidden: Tensor) -> Tensor:
+        """``(R, N, W)`` → ``(R, N)``."""
+        return (hidden * self.weight).sum(-1) + self.bias
+
+
+class TokenColumns(nn.Module):
+    """Embeddings and logits of token columns: C columns, L levels in the largest; smaller ones are padded.
+
+    The vector of an ordinal level is a free one plus a smooth function of its rank, so that neighbours share what
+    they learn.
+    """
+
+    def __init__(self, schema: Schema, width: int) -> None:
+        super().__init__()
+        self.alphabet = Alphabet(Schema(schema.tokens), bins=2, spacing="uniform")
+        count, size = len(schema.tokens), max(self.alphabet.sizes)
+        self.padding: Tensor
+        self.offset: Tensor
+        basis = F.pad(self.alphabet.basis(), (0, 0, 0, 1))  # one more code, for a masked token
+        padding = torch.arange(size) >= torch.tensor(self.alphabet.sizes)[:, None]
+        self.register_buffer("padding", torch.zeros(count, size).masked_fill(padding, -math.inf), persistent=False)
+        self.register_buffer("offset", torch.arange(count) * (size + 1), persistent=False)
+        self.factual = LevelTable(basis, width, 0.1)
+        self.present = LevelTable(basis, width, 0.1)
+        self.moved = nn.Parameter(torch.randn(count, width) * 0.1)
+        self.head = LevelTable(basis[:, :size], width, 0.02)
+        self.bias = nn.Parameter(torch.zeros(count, size))
+
+    def embed(self, table: LevelTable, cat: Tensor) -> Tensor:
+        """``(R, C)`` → ``(R, C, W)``."""
+        return F.embedding(cat + self.offset, table().flatten(0, 1))
+
+    def state(self, cat: Tensor, factual: Tensor) -> Tensor:
+        """Embedded codes ``(R, C)`` of a state, marked where they differ from the factual's."""
+        return self.embed(self.present, cat) + (cat != factual)[..., None] * self.moved
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """``(R, C, W)`` → ``(R, C, L)``; padding is left to the prior."""
+        return torch.einsum("rcw,clw->rcl", hidden, self.head()) + self.bias
+
+
+class Modulation(nn.Module):
+    """Shift, scale and gate from the condition ``(R, W)``: `count` tensors ``(R, 1, width)``.
+
+    Unlike in DiT, gates start near 1 and weights are small rather than zero: a few layers train stably all the same,
+    and every parameter has a gradient from the first step.
+    """
+
+    def __init__(self, condition: int, width: int, count: int) -> None:
+        super().__init__()
+        self.count = count
+        self.linear = nn.Linear(condition, count * width)
+        nn.init.normal_(self.linear.weight, std=0.02)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, condition: Tensor) -> tuple[Tensor, ...]:
+        return self.linear(condition)[:, None].chunk(self.count, -1)
+
+
+class AdaptiveBlock(nn.Module):
+    """Transformer block with adaptive layer norm (Peebles and Xie 2023, DiT). **Shape**: ``(R, D, W)``, ``(R, W)``."""
+
+    def __init__(self, width: int, heads: int, expansion: int = 2) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.modulation = Modulation(width, width, 6)
+        self.attention = Attention(width, heads)
+        self.up, self.down = nn.Linear(width, expansion * width), nn.Linear(expansion * width, width)
+        for last in (self.attention.out, self.down):
+            nn.init.normal_(last.weight, std=0.5 / math.sqrt(last.in_features))
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        shift, scale, gate, ff_shift, ff_scale, ff_gate = self.modulation(condition)
+        normed = torch.addcmul(shift, self.norm(x), 1 + scale)
+        x = torch.addcmul(x, 1 + gate, self.attention(normed, self.attention.keys_values(normed)))
+        normed = torch.addcmul(ff_shift, self.norm(x), 1 + ff_scale)
+        return torch.addcmul(x, 1 + ff_gate, self.down(F.gelu(self.up(normed))))
+
+
+class Transformer(nn.Module):
+    """Blocks over the columns and a last adaptive norm. **Shape**: ``(R, D, W)``, ``(R, W)`` → ``(R, D, W)``."""
+
+    def __init__(self, width: int, heads: int, layers: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([AdaptiveBlock(width, heads) for _ in range(layers)])
+        self.norm, self.last = nn.LayerNorm(width, elementwise_affine=False), Modulation(width, width, 2)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x, condition)
+        shift, scale = self.last(condition)
+        return torch.addcmul(shift, self.norm(x), 1 + scale)
+
+
+class FilmBlock(nn.Module):
+    """Residual perceptron, scaled and shifted (FiLM, Perez et al. 2018). **Shape**: ``(R, H)``, ``(R, W)``."""
+
+    def __init__(self, hidden: int, width: int) -> None:
+        super().__init__()
+        self.norm, self.modulation = nn.LayerNorm(hidden, elementwise_affine=False), Modulation(width, hidden, 2)
+        self.up, self.down = nn.Linear(hidden, hidden), nn.Linear(hidden, hidden)
+
+    def forward(self, h: Tensor, condition: Tensor) -> Tensor:
+        shift, scale = (part.squeeze(1) for part in self.modulation(condition))
+        return h + self.down(F.silu(self.up(torch.addcmul(shift, self.norm(h), 1 + scale))))
+
+
+class Perceptron(nn.Module):
+    """Residual blocks over all columns at once; the hidden layer is H = 6 W wide.
+
+    **Shape**: ``(R, D, W)``, ``(R, W)`` → ``(R, D, W)``.
+    """
+
+    def __init__(self, columns: int, width: int, layers: int, expansion: int = 6) -> None:
+        super().__init__()
+        hidden = expansion * width
+        self.into, self.out = nn.Linear(columns * width, hidden), nn.Linear(hidden, columns * width)
+        self.blocks = nn.ModuleList([FilmBlock(hidden, width) for _ in range(layers)])
+        self.last = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        h = self.into(x.flatten(1))
+        for block in self.blocks:
+            h = block(h, condition)
+        # The skip keeps each column's own embedding next to what all columns say together.
+        return self.last(x + self.out(h).view_as(x))

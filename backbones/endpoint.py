@@ -1,0 +1,274 @@
+"""What backbones built on an endpoint network share: encoding, times, and candidates that keep to the constraints."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+from backbones.alphabet import Alphabet
+from backbones.denoiser import Context, Denoiser, Endpoint
+from backbones.layers import log_choice
+from backbones.scores import NormalScores
+from recourse_gen.backbone import Backbone
+from recourse_gen.constraints import Feasible
+from recourse_gen.noise import Noise
+from recourse_gen.rows import Rows
+from recourse_gen.schema import Schema
+
+_BLOCK = 1024
+
+
+class EndpointBackbone(Backbone):
+    """A path from noise to the counterfactual, walked by a network that predicts the path's end.
+
+    Inside, numbers are normal scores and a masked token has the code L_d, one past its column's last level.
+    Options are those of `Denoiser`, and `steps`: network evaluations of the sampler (at least 1).
+    """
+
+    levels: Tensor
+
+    def __init__(
+        self,
+        schema: Schema,
+        *,
+        width: int,
+        heads: int,
+        layers: int,
+        body: str,
+        cost_prior: bool,
+        steps: int,
+    ) -> None:
+        super().__init__(schema)
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps}")
+        self.steps = steps
+        self.alphabet = Alphabet(schema, bins=2, spacing="uniform")
+        self.scores = NormalScores(schema)
+        self.denoiser = Denoiser(schema, width=width, heads=heads, layers=layers, body=body, cost_prior=cost_prior)
+        self.register_buffer("levels", torch.tensor([len(f.levels) for f in schema.tokens]).long(), persistent=False)
+
+    @abstractmethod
+    def walk(self, draft: Candidates) -> tuple[Rows, Tensor]:
+        """Follow the path to its end: the candidates, numbers as scores ``(R, ·)``, and the last token logits."""
+
+    @torch.no_grad()
+    def sample(
+        self,
+        factual: Rows,
+        *,
+        num_samples: int,
+        cost_weight: Tensor,
+        feasible: Feasible | None = None,
+        temperature: float = 1.0,
+        noise: Noise,
+    ) -> Rows:
+        """Walk the path from noise, some thousand candidates at a time.
+
+        `temperature` divides token logits and the variance of the Gaussian from which numbers start.
+        """
+        if not factual.batch_size:
+            return Rows(
+                factual.num[:, None].expand(-1, num_samples, -1), factual.cat[:, None].expand(-1, num_samples, -1)
+            )
+        parts = []
+        for at in torch.arange(factual.batch_size, device=cost_weight.device).split(max(1, _BLOCK // num_samples)):
+            draft = Candidates(
+                self,
+                factual.take(at),
+                num_samples,
+                cost_weight[at],
+                None if feasible is None else feasible.take(at.cpu().numpy()),
+                temperature,
+                noise.take(at),
+            )
+            parts.append(draft.land(*self.walk(draft)))
+        return Rows(torch.cat([part.num for part in parts]), torch.cat([part.cat for part in parts]))
+
+    def encode(self, rows: Rows) -> Rows:
+        return Rows(self.scores(rows.num), rows.cat)
+
+    def stream(self, device: torch.device) -> torch.Generator | None:
+        """Randomness of the loss: the global stream in training; the same numbers every time in evaluation."""
+        return None if self.training else torch.Generator(device).manual_seed(0)
+
+    @staticmethod
+    def times(rows: int, device: torch.device, stream: torch.Generator | None) -> Tensor:
+        """One time in [0, 1) per row, ``(B, 1)``, evenly spread: uniform each, of low variance together
+        (the low-discrepancy sampler of Kingma et al. 2021, Variational Diffusion Models)."""
+        start = torch.rand(1, device=device, generator=stream)
+        return ((start + torch.arange(rows, device=device) / max(rows, 1)) % 1.0)[:, None]
+
+    @staticmethod
+    def ranks(like: Tensor, stream: torch.Generator | None) -> Tensor:
+        """A random permutation of 0 to C − 1 per row, ``(B, C)``."""
+        return torch.rand(like.shape, device=like.device, generator=stream).argsort(1)
+
+
+class Descent:
+    """Solves dx/ds = (x − x̂) / s from large s to 0, where it lands on x̂: the flow of numbers, s being the noise left.
+
+    The trapezoidal rule at one evaluation of x̂ per step: the one that a step starts with also corrects the step before
+    (a predictor-corrector in PEC mode, as UniC of Zhao et al. 2023). num: x at s, for the next evaluation.
+    """
+
+    def __init__(self, num: Tensor) -> None:
+        self.num, self._last = num, num
+        self._slope: Tensor | None = None
+        self._width = 0.0
+
+    def step(self, end: Tensor, s: float, lower: float) -> None:
+        """On from s to `lower`, x̂ being `end` at `num`."""
+        here = self.num
+        if self._slope is not None:
+            here = self._last - self._width * (self._slope + (here - end) / s) / 2
+        slope = (here - end) / s
+        self.num, self._last, self._slope, self._width = here - (s - lower) * slope, here, slope, s - lower
+        if not lower:
+            self.num = end
+
+
+class Candidates:
+    """R = B·S counterfactuals on their way, held inside what their factuals may become.
+
+    allowed: bool ``(R, C, L)`` or None. low, high: scores ``(R, N)`` between which numbers end.
+    """
+
+    def __init__(
+        self,
+        backbone: EndpointBackbone,
+        factual: Rows,
+        num_samples: int,
+        cost_weight: Tensor,
+        feasible: Feasible | None,
+        temperature: float,
+        noise: Noise,
+    ) -> None:
+        self.backbone, self.num_samples, self.temperature, self.noise = backbone, num_samples, temperature, noise
+        self.given, self.feasible = factual, feasible
+        self.factual = factual.repeat(num_samples)
+        self.context: Context = backbone.denoiser.context(backbone.encode(factual), cost_weight).repeat(num_samples)
+        least, most = backbone.scores.range
+        self.low, self.high = least.expand_as(self.factual.num), most.expand_as(self.factual.num)
+        self.allowed: Tensor | None = None
+        self.spare: Tensor | None = None
+        if feasible is not None:
+            low, high = backbone.scores(feasible.low), backbone.scores(feasible.high)
+            # The training range, unless the limits lie beyond it.
+            low, high = least.clamp(low, high), most.clamp(low, high)
+            self.low, self.high = (side.repeat_interleave(num_samples, 0) for side in (low, high))
+            own = torch.nn.functional.one_hot(factual.cat, feasible.tokens.shape[2]).bool()
+            allowed = torch.where(feasible.tokens.any(2, keepdim=True), feasible.tokens, own)
+            self.allowed = allowed.repeat_interleave(num_samples, 0)
+            if feasible.max_changes is not None:
+                self._ration(feasible, feasible.max_changes)
+
+    def uniform(self) -> Tensor:
+        """``(R, C)``, uniform on (0, 1)."""
+        return self.noise.uniform(self.num_samples, self.given.cat.shape[1]).flatten(0, 1)
+
+    def gaussian(self) -> Tensor:
+        """``(R, N)``, of standard deviation √temperature."""
+        return self.noise.normal(self.num_samples, self.given.num.shape[1]).flatten(0, 1) * self.temperature**0.5
+
+    def endpoint(self, state: Rows, signal: float, noise: float) -> Endpoint:
+        """The predicted endpoint, moved to where it may lie: numbers clipped, tokens masked and tempered."""
+        as_tensor = self.context.condition.new_tensor
+        num, logits = self.backbone.denoiser(self.context, state, as_tensor([[signal]]), as_tensor([[noise]]))
+        if self.allowed is not None and logits.shape[1]:
+            logits = logits.masked_fill(~self.allowed, -math.inf)
+        if self.temperature != 1.0 and logits.shape[1]:
+            # The largest becomes 0, so that no temperature, however low, overflows.
+            logits = (logits - logits.amax(2, keepdim=True)) / self.temperature
+        return Endpoint(num.clamp(self.low, self.high), logits)
+
+    def fixed(self) -> Tensor:
+        """Bool ``(R, C)``: token columns that have one admissible level only."""
+        if self.allowed is None:
+            return torch.zeros_like(self.factual.cat, dtype=torch.bool)
+        return self.allowed.sum(2) == 1
+
+    def redraw(self, cat: Tensor, where: Tensor, logits: Tensor) -> Tensor:
+        """Codes ``(R, C)`` with fresh draws from the logits in the columns marked by `where`, bool ``(R, C)``."""
+        fresh = cat.clone()
+        fresh[where] = log_choice(logits[where], self.uniform()[where])
+        return fresh if self.spare is None else self._within_budget(cat, fresh)
+
+    def land(self, state: Rows, logits: Tensor) -> Rows:
+        """Exactly admissible rows ``(B, S, ·)`` from the end of the path."""
+        num = torch.minimum(
+            torch.maximum(self.backbone.scores.inverse(state.num), self._bound("low")), self._bound("high")
+        )
+        if self.spare is not None:
+            num = torch.where(self.still, self.factual.num, num)
+        # Without rules that tie columns together, clipping and masks have made every column admissible already.
+        tied = self.feasible is not None and (self.spare is not None or self.feasible.ordered)
+        rows = self._column_by_column(num, state.cat, logits) if tied else Rows(self._rounded(num), state.cat)
+        return Rows(*(part.unflatten(0, (-1, self.num_samples)) for part in rows))
+
+    def _bound(self, side: str) -> Tensor:
+        """Scaled limits ``(R, N)`` of the numbers, exactly as given."""
+        if self.feasible is None:
+            ends = self.backbone.scores.knots[:, 0 if side == "low" else -1]
+            return ends.expand_as(self.factual.num)
+        return getattr(self.feasible, side).repeat_interleave(self.num_samples, 0)
+
+    def _rounded(self, num: Tensor) -> Tensor:
+        """Scaled numbers ``(R, N)`` as they will be decoded: whole where the column holds whole numbers."""
+        whole = [feature.storage.kind in "iu" for feature in self.backbone.schema.numbers]
+        if not any(whole):
+            return num
+        bounds = torch.tensor([feature.bounds for feature in self.backbone.schema.numbers], dtype=torch.float64)
+        low, span = (part.to(num.device) for part in (bounds[:, 0], bounds[:, 1] - bounds[:, 0]))
+        rounded = (((low + num.double() * span).round() - low) / span).float()
+        return torch.where(torch.tensor(whole, device=num.device), rounded, num)
+
+    def _column_by_column(self, num: Tensor, cat: Tensor, logits: Tensor) -> Rows:
+        """Keep each proposed value where the columns before it leave it open, else take the next best."""
+        schema, owner = self.backbone.schema, torch.arange(self.given.batch_size, device=num.device)
+        draft = self.backbone.alphabet.draft(self.given, owner.repeat_interleave(self.num_samples), self.feasible)
+        uniform = self.uniform()
+        for column, t, n in schema.places:
+            mask = draft.mask(column)
+            if n is not None:
+                draft.place(column, num[:, n])
+            elif t is not None:
+                open_logits = logits[:, t, : mask.shape[1]].masked_fill(~mask, -math.inf)
+                # Where rules leave only levels that the network gives no chance, all of them have the same.
+                open_logits = torch.where(
+                    open_logits.isfinite().any(1, keepdim=True), open_logits, torch.zeros_like(open_logits)
+                ).masked_fill(~mask, -math.inf)
+                kept = mask.gather(1, cat[:, t, None])[:, 0]
+                codes = torch.where(kept, cat[:, t], log_choice(open_logits, uniform[:, t]))
+                draft.emit(column, codes, uniform[:, t])
+        return draft.rows()
+
+    def _ration(self, feasible: Feasible, max_changes: int) -> None:
+        """Share out the changes: columns that must move first, the rest in a random order of each candidate's own.
+
+        Numbers always move if they may, so those that come too late are pinned now; tokens take what remains as they
+        come to change.
+        """
+        alphabet = self.backbone.alphabet
+        count = len(alphabet.token_at)
+        order = torch.cat([alphabet.token_at, alphabet.number_at])
+        stay = feasible.stay[:, order].repeat_interleave(self.num_samples, 0)
+        priority = self.noise.uniform(self.num_samples, stay.shape[1]).flatten(0, 1).masked_fill(~stay, math.inf)
+        spare = max_changes - (~stay).sum(1, keepdim=True)
+        late = priority.argsort(1).argsort(1) >= spare
+        self.still = (stay & late)[:, count:]
+        own = self.backbone.scores(self.factual.num)
+        self.low, self.high = (torch.where(self.still, own, side) for side in (self.low, self.high))
+        self.spare = spare - (stay & ~late)[:, count:].sum(1, keepdim=True)
+        self.stay, self.priority = stay[:, :count], priority[:, :count]
+
+    def _within_budget(self, before: Tensor, after: Tensor) -> Tensor:
+        """Codes ``(R, C)`` with the factual's own wherever a change is one too many; earlier changes stand."""
+        assert self.spare is not None
+        masked = after == self.backbone.levels
+        changed = self.stay & (after != self.factual.cat) & ~masked
+        first = torch.where(changed, self.priority - (before == after).float(), math.inf)
+        too_late = changed & (first.argsort(1).argsort(1) >= self.spare)
+        return torch.where(too_late, self.factual.cat, after)

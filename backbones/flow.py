@@ -1,0 +1,126 @@
+"""Flow matching: numbers flow from noise, tokens jump from the factual, each jump one step of recourse.
+
+Numbers: x_t = (1 − t) ε + t x⁺ with velocity (E[x⁺ | x_t] − x_t) / (1 − t) (Lipman et al. 2023, eq. 22 and 23).
+Tokens: x_t,d is x⁺_d with probability κ(t), else the source; the rate of a jump is κ̇ / (1 − κ) · p(x⁺_d | x_t) (Gat et
+al. 2024, Discrete Flow Matching; Campbell et al. 2024, Multiflow).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from backbones.endpoint import Candidates, Descent, EndpointBackbone
+from recourse_gen.rows import Rows
+from recourse_gen.schema import Schema
+
+SOURCES = ("factual", "mask", "noise")
+
+
+class FlowBackbone(EndpointBackbone):
+    """Conditional flow matching on numbers and a discrete flow on tokens, over one time t from 0 to 1.
+
+    Progress u runs evenly from 0 to 1. Numbers are at time t = 1 − (1 − u)², so that steps get finer towards the end.
+    Of the tokens exactly κC = ⌊uC⌋ random columns, rather than each with probability κ, have been decided. With at
+    least C steps no step decides more than one column, and then jumping as below follows the path exactly: with tokens
+    alone, sampling adds no error to the network's.
+
+    source: of the tokens: ``factual``, ``mask``, or uniform ``noise``.
+    width, heads, layers, body, cost_prior: of the network, see `backbones.denoiser.Denoiser`. steps: of the sampler.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        *,
+        width: int = 64,
+        heads: int = 4,
+        layers: int = 3,
+        body: str = "transformer",
+        cost_prior: bool = True,
+        steps: int = 16,
+        source: str = "factual",
+    ) -> None:
+        super().__init__(schema, width=width, heads=heads, layers=layers, body=body, cost_prior=cost_prior, steps=steps)
+        if source not in SOURCES:
+            raise ValueError(f"source must be one of {', '.join(SOURCES)}, got {source!r}")
+        self.source = source
+
+    def forward(self, factual: Rows, counterfactual: Rows, cost_weight: Tensor) -> Tensor:
+        """Flow matching loss of the numbers plus a bound on −log R of the tokens in nats, ``(B,)``.
+
+        Numbers: ‖v_θ − (x⁺ − ε)‖² (Lipman et al. 2023, eq. 23). Tokens: the cross-entropy of p(x⁺_d | x_t) with the
+        weight 1 / (1 − κ), which is at least the rate-matching bound of Shaul et al. (2024).
+        """
+        stream, end = self.stream(cost_weight.device), self.encode(counterfactual)
+        progress = self.times(end.batch_size, cost_weight.device, stream)
+        rest = (1 - progress).clamp(min=0.01) ** 2
+        t = 1 - rest
+        epsilon = torch.randn(end.num.shape, device=t.device, generator=stream)
+        decided = (progress * len(self.levels)).floor()
+        shown = self.ranks(end.cat, stream) < decided
+        uniform = torch.rand(end.cat.shape, device=t.device, generator=stream)
+        cat = torch.where(shown, end.cat, self._start(factual.cat, uniform))
+        context = self.denoiser.context(self.encode(factual), cost_weight)
+        num, logits = self.denoiser(context, Rows(rest * epsilon + t * end.num, cat), t, rest)
+        loss = ((num - end.num) / rest).square().sum(1)
+        if len(self.levels):
+            share = decided / len(self.levels)
+            logits = self._posterior(logits, cat, share)
+            nats = F.cross_entropy(logits.flatten(0, 1), end.cat.flatten(), reduction="none").view_as(cat)
+            loss = loss + (nats.masked_fill(self._known(cat, factual.cat), 0.0) / (1 - share)).sum(1)
+        return loss
+
+    def walk(self, draft: Candidates) -> tuple[Rows, Tensor]:
+        """Numbers flow and tokens jump; the last step lands on the endpoint."""
+        columns = len(self.levels)
+        numbers, cat = Descent(draft.gaussian()), self._start(draft.factual.cat, draft.uniform())
+        logits = draft.context.prior
+        for k in range(self.steps):
+            before, after = columns * k // self.steps, columns * (k + 1) // self.steps
+            if before == after and not self.schema.numbers:
+                continue  # nothing moves
+            rest, lower = (1 - k / self.steps) ** 2, (1 - (k + 1) / self.steps) ** 2
+            end, logits = draft.endpoint(Rows(numbers.num, cat), 1 - rest, rest)
+            numbers.step(end, rest, lower)
+            if after > before:
+                posterior = self._posterior(logits, cat, end.new_tensor([[before / columns]]))
+                cat = self._jump(draft, cat, posterior, (after - before) / (columns - before))
+        return Rows(numbers.num, cat), logits
+
+    def _start(self, factual: Tensor, uniform: Tensor) -> Tensor:
+        """Codes of the source ``(B, C)``."""
+        if self.source == "factual":
+            return factual
+        return self.levels.expand_as(factual) if self.source == "mask" else (uniform * self.levels).long()
+
+    def _known(self, cat: Tensor, factual: Tensor) -> Tensor:
+        """Bool ``(B, C)``: columns whose state is their endpoint for certain."""
+        if self.source == "factual":
+            return cat != factual
+        return cat != self.levels if self.source == "mask" else torch.zeros_like(cat, dtype=torch.bool)
+
+    def _posterior(self, logits: Tensor, cat: Tensor, share: Tensor) -> Tensor:
+        """Logits ``(B, C, L)`` of p(x⁺_d | x_t) for columns that are not `_known`: Bayes' rule with the likelihood of
+        the column's own state, which the path fixes. So the network is left with what the other columns say.
+
+        A state equal to the source occurs always if the endpoint is the same, else with probability 1 − κ.
+        """
+        if self.source == "mask":
+            return logits
+        odds = 1 / (1 - share) if self.source == "factual" else 1 + self.levels * share / (1 - share)
+        return logits.scatter_add(2, cat[..., None], odds.log().expand_as(cat)[..., None])
+
+    def _jump(self, draft: Candidates, cat: Tensor, logits: Tensor, rate: float) -> Tensor:
+        """Let each column jump with probability rate · p(x⁺_d ≠ x_t,d | x_t), to a level drawn from p(x⁺_d | x_t)."""
+        masked = cat == self.levels
+        here = torch.where(masked, 0, cat)[..., None]
+        stays = logits.softmax(2).gather(2, here)[..., 0].masked_fill(masked, 0.0)
+        chance = (rate * (1 - stays)).masked_fill(self._known(cat, draft.factual.cat), 0.0)
+        # Systematic sampling: the same chances, but two columns jump at once only where more than one jump is due.
+        passed = chance.double().cumsum(1) + draft.uniform()[:, :1]
+        jumps = (passed.floor() > (passed - chance).floor()) | (chance >= 1)
+        if self.source != "mask":
+            logits = logits.scatter(2, here, -torch.inf)
+        return draft.redraw(cat, jumps, logits)
