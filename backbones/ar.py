@@ -37,7 +37,7 @@ class AutoregressiveBackbone(Backbone):
         schema: Schema,
         *,
         width: int = 64,
-        heads: int = 4,
+        heads: int = 2,
         encoder_layers: int = 2,
         decoder_layers: int = 2,
         bins: int = 64,

@@ -34,7 +34,7 @@ class DiffusionBackbone(EndpointBackbone):
         schema: Schema,
         *,
         width: int = 64,
-        heads: int = 4,
+        heads: int = 2,
         layers: int = 3,
         body: str = "transformer",
         cost_prior: bool = True,

@@ -35,11 +35,11 @@ class FlowBackbone(EndpointBackbone):
         schema: Schema,
         *,
         width: int = 64,
-        heads: int = 4,
+        heads: int = 2,
         layers: int = 3,
         body: str = "transformer",
         cost_prior: bool = True,
-        steps: int = 16,
+        steps: int = 20,
         source: str = "factual",
     ) -> None:
         super().__init__(schema, width=width, heads=heads, layers=layers, body=body, cost_prior=cost_prior, steps=steps)

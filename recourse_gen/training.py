@@ -34,10 +34,10 @@ class TrainingOptions:
     validate_every: steps between validations. log_with: a tracker that Accelerate knows, e.g. "tensorboard".
     """
 
-    steps: int = 1500
+    steps: int = 3000
     minutes: float = 2.0
-    batch_size: int = 512
-    learning_rate: float = 2e-3
+    batch_size: int = 256
+    learning_rate: float = 4e-3
     weight_decay: float = 0.01
     warmup: float = 0.05
     clip: float = 1.0

@@ -10,10 +10,10 @@ from scipy import stats
 from strategies import MAKERS, NUMBERS, quick, tables
 
 from backbones.alphabet import SPACINGS, Alphabet
-from backbones.layers import Block, ColumnEmbedding, ColumnHead, ScalarEmbedding, log_choice
+from backbones.layers import Block, ColumnEmbedding, ColumnHead, MoveEmbedding, ScalarEmbedding, log_choice
 from recourse_gen.cost import RecourseCost
 from recourse_gen.rows import Rows
-from recourse_gen.schema import Schema
+from recourse_gen.schema import Feature, Schema
 from recourse_gen.transform import TableTransform
 
 BINS = st.sampled_from([2, 3, 16, 64, 100])
@@ -218,18 +218,38 @@ def test_cached_steps_equal_the_causal_pass(cross):
 
 def test_embedding_and_head_of_one_column_are_those_of_all():
     sizes, generator = [3, 5, 2], torch.Generator().manual_seed(0)
-    embedding, head = ColumnEmbedding(sizes, 8), ColumnHead(sizes, 8)
+    basis = torch.randn(3, 5, 4, generator=generator)
+    embedding, head, move = ColumnEmbedding(basis, 8), ColumnHead(basis, sizes, 8), MoveEmbedding(3, 8)
     codes = torch.stack([torch.randint(0, size, (7,), generator=generator) for size in sizes], 1)
     values, x = torch.rand(7, 3, generator=generator), torch.randn(7, 3, 8, generator=generator)
-    together, logits = embedding(codes, values), head(x)
-    for column, size in enumerate(sizes):
-        torch.testing.assert_close(embedding(codes[:, column], values[:, column], column), together[:, column])
-        torch.testing.assert_close(head.column(x[:, column], column, size), logits[:, column, :size])
-        assert (logits[:, column, size:] == -math.inf).all()
-    assert len(torch.unique(embedding.table.weight[codes + embedding.offset].flatten(0, 1), dim=0)) == len(
+    moved = values > 0.5
+    together, logits, moves = embedding(codes, values), head(x), move(moved, values)
+    for d, size in enumerate(sizes):
+        alone = embedding.column(codes[:, d], values[:, d], d, size)
+        torch.testing.assert_close(alone, together[:, d])
+        torch.testing.assert_close(head.column(x[:, d], d, size), logits[:, d, :size])
+        torch.testing.assert_close(move.column(moved[:, d], values[:, d], d), moves[:, d])
+        assert (logits[:, d, size:] == -math.inf).all()
+    vectors = embedding(codes, torch.zeros_like(values)).flatten(0, 1)
+    assert len(torch.unique(vectors, dim=0)) == len(
         {(column, int(code)) for row in codes for column, code in enumerate(row)}
     ), "columns share no vectors"
     assert ScalarEmbedding(8)(torch.tensor([1e-3, 1.0, 1e3])).isfinite().all()
+
+
+def test_the_basis_is_smooth_in_the_rank_and_zero_for_categories():
+    schema = Schema(
+        (
+            Feature("count", "ordinal", "int64", levels=tuple(range(40)), bounds=(0.0, 39.0)),
+            Feature("job", "categorical", "str", levels=("a", "b", "c")),
+        )
+    )
+    basis = Alphabet(schema, bins=8, spacing="uniform").basis()
+    assert basis.shape[:2] == (2, 40)
+    assert (basis[1] == 0).all()
+    neighbours, anybody = basis[0].diff(dim=0).norm(dim=1), torch.pdist(basis[0])
+    assert neighbours.max() < anybody.mean() / 2
+    assert anybody.min() > 0, "no two levels look the same"
 
 
 def test_width_must_split_into_heads():

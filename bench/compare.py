@@ -1,0 +1,155 @@
+"""Generators side by side in the same worlds (data, judge, classifier): leads, fidelity to Q, speed.
+
+python -m bench.compare --data compas heloc --seeds 0 1 2 --variants ar flow diffusion --out bench/results/leads.jsonl
+
+One line of JSON per (data, seed, variant); cells that the file already holds are not computed again. The table of
+means over seeds is printed as Markdown, and written with --markdown FILE under the command that made it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pandas as pd
+from omegaconf import OmegaConf
+
+import train
+from recourse_gen import evaluation, fidelity
+
+VARIANTS = {  # name: settings of train.py
+    "ar": ["backbone=ar"],
+    "flow": ["backbone=flow"],
+    "diffusion": ["backbone=diffusion"],
+    "exact": ["backbone=exact"],
+    "nearest": ["backbone=nearest"],
+    "ar, as published": ["experiment=paper"],
+    "ar, no cost prior": ["backbone=ar", "backbone.cost_prior=false"],
+    "flow, no cost prior": ["backbone=flow", "backbone.cost_prior=false"],
+    "flow from masks": ["backbone=flow", "backbone.source=mask"],
+    "flow from noise": ["backbone=flow", "backbone.source=noise"],
+    "flow, MLP": ["backbone=flow", "backbone.body=mlp"],
+    "diffusion, MLP": ["backbone=diffusion", "backbone.body=mlp"],
+    "ar, no tokens": ["backbone=ar", "schema.tokenize=none"],
+    "flow, no tokens": ["backbone=flow", "schema.tokenize=none"],
+    "diffusion, no tokens": ["backbone=diffusion", "schema.tokenize=none"],
+}
+KEY = ("data", "seed", "variant")
+COLUMNS = {  # key of a cell: (heading, format)
+    "cost": ("cost ↓", "{:.3f}"),
+    "validity_judge": ("valid, judge ↑", "{:.3f}"),
+    "plausibility": ("plausible ↑", "{:.3f}"),
+    "lead": ("lead ↑", "{:+.3f}"),
+    "n_changed": ("changes ↓", "{:.1f}"),
+    "found": ("found ↑", "{:.3f}"),
+    "skill_5": ("skill, λ=5 ↑", "{:.3f}"),
+    "skill_10": ("skill, λ=10 ↑", "{:.3f}"),
+    "joint_skill_5": ("joint skill, λ=5 ↑", "{:.3f}"),
+    "joint_skill_10": ("joint skill, λ=10 ↑", "{:.3f}"),
+    "rows_per_second": ("rows/s ↑", "{:.0f}"),
+    "training_seconds": ("training, s", "{:.0f}"),
+}
+
+
+def configure(data: str, seed: int, settings: Sequence[str], folder: str | None) -> dict[str, Any]:
+    """train.py's configuration for one cell."""
+    paper = [f"data.folder={folder}"] if folder and data in ("adult", "compas", "heloc") else []
+    with hydra.initialize_config_dir(str(train.CONFIGS), version_base="1.3"):
+        composed = hydra.compose("train", [f"data={data}", f"seed={seed}", *paper, *settings])
+    return OmegaConf.to_container(composed, resolve=True)  # type: ignore[return-value]
+
+
+def cell(config: dict[str, Any], given: train.World) -> dict[str, Any]:
+    """Fit one generator and measure it."""
+    watch = train.Stopwatch()
+    with tempfile.TemporaryDirectory() as folder:
+        generator = train.fit({**config, "run": folder}, given, watch)
+    result = evaluation.run(generator, given.denied, judge=given.judge, **config["generate"])
+    laws = fidelity.measure(generator, given.denied, cost_weights=(5.0, 10.0))
+    measures = {f"{name}_{row['cost_weight']:g}": row[name] for row in laws for name in ("skill", "joint_skill", "kl")}
+    return {
+        **{key: value for key, value in result.ours.items() if key != "rows_per_second"},
+        "rows_per_second": result.ours["rows_per_second"],
+        "nearest": result.nearest,
+        **measures,
+        "training_seconds": watch.seconds["training"],
+        "steps": generator.summary["training"]["steps"],
+        "best_loss": generator.summary["training"]["best_loss"],
+    }
+
+
+def cells(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The missing cells, one world at a time."""
+    done = {tuple(row[key] for key in KEY) for row in read(arguments.out)}
+    for data in arguments.data:
+        for seed in arguments.seeds:
+            worlds: dict[str, train.World] = {}
+            for variant in arguments.variants:
+                if (data, seed, variant) in done:
+                    continue
+                config = configure(data, seed, [*VARIANTS[variant], *arguments.set], arguments.folder)
+                # The schema, the classifier and the people belong to the world; what generates does not.
+                name = json.dumps([config[part] for part in ("data", "schema", "classifier", "constraints")])
+                if name not in worlds:
+                    worlds[name] = train.world(config, train.Stopwatch())
+                yield {"data": data, "seed": seed, "variant": variant, **cell(config, worlds[name])}
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """One table per data set: mean over seeds, with the standard deviation of the lead where there are several."""
+    frame = pd.DataFrame(rows)
+    parts = []
+    for data, some in frame.groupby("data", sort=False):
+        seeds = sorted(some["seed"].unique())
+        lines = ["| " + " | ".join(["", *(heading for heading, _ in COLUMNS.values())]) + " |"]
+        lines.append("|" + "---|" * (len(COLUMNS) + 1))
+        for variant, group in some.groupby("variant", sort=False):
+            shown = []
+            for key, (_, form) in COLUMNS.items():
+                values = pd.to_numeric(group[key], errors="coerce").dropna() if key in group else pd.Series(dtype=float)
+                spread = f" ± {values.std():.3f}" if key == "lead" and len(values) > 1 else ""
+                shown.append(form.format(values.mean()) + spread if len(values) else "")
+            count = "" if len(group) == len(seeds) else f" ({len(group)} of {len(seeds)} seeds)"
+            lines.append("| " + " | ".join([f"{variant}{count}", *shown]) + " |")
+        parts.append(f"### {data}, seeds {', '.join(map(str, seeds))}\n\n" + "\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.compare", description=__doc__.splitlines()[0])
+    parser.add_argument("--data", nargs="+", default=["compas"], help="data sets of train.py")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--variants", nargs="+", default=["ar", "flow", "diffusion"], choices=VARIANTS)
+    parser.add_argument("--folder", help="the paper's exact splits of adult, compas, heloc")
+    parser.add_argument("--set", nargs="+", default=[], help="further settings of train.py, e.g. training.minutes=1")
+    parser.add_argument("--out", type=Path, default=Path("bench/results/compare.jsonl"))
+    parser.add_argument("--markdown", type=Path, help="write the table here too")
+    arguments = parser.parse_args(argv)
+    warnings.simplefilter("ignore", UserWarning)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    for row in cells(arguments):
+        with arguments.out.open("a") as lines:
+            lines.write(json.dumps(row, default=float) + "\n")
+        print(f"{row['data']} {row['seed']} {row['variant']}: lead {row['lead']:+.3f}", file=sys.stderr, flush=True)
+    text = markdown(read(arguments.out))
+    print(text)
+    if arguments.markdown:
+        command = shlex.join(["python", "-m", "bench.compare", *(argv or sys.argv[1:])])
+        arguments.markdown.parent.mkdir(parents=True, exist_ok=True)
+        arguments.markdown.write_text(f"```bash\n{command}\n```\n\n{text}")
+
+
+if __name__ == "__main__":
+    main()
