@@ -64,6 +64,7 @@ def check(config: dict[str, Any]) -> None:
     settings += [{"candidates": k, "max_candidates": k} for k in tradeoff["candidates"]]
     for setting in [{}, *settings]:
         given = {"n": 1, "seed": config["seed"], **config["generate"], **setting}
+        given["cost_weight"] = 1.0 if given["cost_weight"] is None else given["cost_weight"]
         construct(SearchOptions, "generate", given)
 
 
@@ -167,7 +168,7 @@ def main(composed: DictConfig) -> None:
             report(generator, given, config, watch)
     except (ValueError, ArithmeticError, OSError) as error:
         if training.processes().is_main_process:
-            if made_here:
+            if made_here and not (folder / checkpoint.WEIGHTS).exists():  # trained weights outlive a failed evaluation
                 shutil.rmtree(folder, ignore_errors=True)
             refuse(str(error))
         sys.exit(2)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from recourse_gen.constraints import Feasible
+from recourse_gen.constraints import Feasible, decoded
 from recourse_gen.rows import Rows
 from recourse_gen.schema import Feature
 
@@ -104,20 +104,16 @@ class Draft:
         if self.feasible is not None:
             self.changes += changed
             if any(column in pair for pair in self.feasible.ordered):
-                self._settle(column, codes, values, changed)
+                self._note_raw(column, codes, values, changed)
 
-    def _settle(self, column: int, codes: Tensor, values: Tensor, changed: Tensor) -> None:
+    def _note_raw(self, column: int, codes: Tensor, values: Tensor, changed: Tensor) -> None:
         """Note the raw number that the column will decode to, and which later columns it keeps from staying."""
         f, feature, (_, _, n) = self._given, self.alphabet.schema.features[column], self.places[column]
         own = f.raw[self.owner]
         if n is None:
             raw = self._levels(column).gather(1, codes[:, None])[:, 0]
         else:
-            raw = _raw(feature, values)
-            if feature.storage.kind in "iu":
-                raw = raw.round()
-            elif feature.storage.itemsize < 8:
-                raw = raw.float().double()
+            raw = decoded(feature, values)
             low, high = (torch.from_numpy(bound[:, n]).to(raw.device)[self.owner] for bound in (f.raw_low, f.raw_high))
             raw = torch.where(changed, raw.clamp(low, high), own[:, column])
         self.raw[:, column] = raw

@@ -67,7 +67,7 @@ class EndpointBackbone(Backbone):
     ) -> Rows:
         """Walk the path from noise, some thousand candidates at a time.
 
-        `temperature` divides token logits and the variance of the Gaussian from which numbers start.
+        `temperature` divides token logits and multiplies the variance of the Gaussian from which numbers start.
         """
         if not factual.batch_size:
             return Rows(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from recourse_gen.backbone import Backbone
-from recourse_gen.constraints import Feasible
+from recourse_gen.constraints import Feasible, decoded
 from recourse_gen.cost import RecourseCost
 from recourse_gen.noise import Noise
 from recourse_gen.rows import Rows
@@ -137,13 +137,8 @@ class PartnerBackbone(Backbone):
             theirs, mine = self.partner_cat[:, t], factual.cat[:, t, None]
             # The token that a factual was encoded as stands for its own number, even one that training never held.
             return torch.where(theirs == mine, own, own.new_tensor(feature.levels)[theirs])
-        assert n is not None and feature.bounds is not None
-        low, high = feature.bounds
-        values = low + self.partner_num[:, n].double() * (high - low)
-        if feature.storage.kind in "iu":
-            values = values.round()
-        elif feature.storage.itemsize < 8:
-            values = values.float().double()
+        assert n is not None
+        values = decoded(feature, self.partner_num[:, n])
         ends = feasible.raw_low[:, n, None], feasible.raw_high[:, n, None]
         least, most = (torch.from_numpy(end).to(own.device) for end in ends)
         values = values.clamp(least, most)

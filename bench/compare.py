@@ -42,7 +42,7 @@ VARIANTS = {  # name: settings of train.py
     "flow, no tokens": ["backbone=flow", "schema.tokenize=none"],
     "diffusion, no tokens": ["backbone=diffusion", "schema.tokenize=none"],
 }
-KEY = ("data", "seed", "variant")
+KEY = ("data", "seed", "variant", "settings", "folder")
 COLUMNS = {  # key of a cell: (heading, format)
     "cost": ("cost ↓", "{:.3f}"),
     "validity_judge": ("valid, judge ↑", "{:.3f}"),
@@ -76,8 +76,7 @@ def cell(config: dict[str, Any], given: train.World) -> dict[str, Any]:
     laws = fidelity.measure(generator, given.denied, cost_weights=(5.0, 10.0))
     measures = {f"{name}_{row['cost_weight']:g}": row[name] for row in laws for name in ("skill", "joint_skill", "kl")}
     return {
-        **{key: value for key, value in result.ours.items() if key != "rows_per_second"},
-        "rows_per_second": result.ours["rows_per_second"],
+        **result.ours,
         "nearest": result.nearest,
         **measures,
         "training_seconds": watch.seconds["training"],
@@ -88,19 +87,41 @@ def cell(config: dict[str, Any], given: train.World) -> dict[str, Any]:
 
 def cells(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The missing cells, one world at a time."""
-    done = {tuple(row[key] for key in KEY) for row in read(arguments.out)}
+    done = {identity(row) for row in read(arguments.out)}
     for data in arguments.data:
         for seed in arguments.seeds:
             worlds: dict[str, train.World] = {}
             for variant in arguments.variants:
-                if (data, seed, variant) in done:
+                asked = {"data": data, "seed": seed, "variant": variant, **common(arguments)}
+                if identity(asked) in done:
                     continue
                 config = configure(data, seed, [*VARIANTS[variant], *arguments.set], arguments.folder)
                 # The schema, the classifier and the people belong to the world; what generates does not.
                 name = json.dumps([config[part] for part in ("data", "schema", "classifier", "constraints")])
                 if name not in worlds:
                     worlds[name] = train.world(config, train.Stopwatch())
-                yield {"data": data, "seed": seed, "variant": variant, **cell(config, worlds[name])}
+                yield {**asked, **cell(config, worlds[name])}
+
+
+def common(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What all cells of one command share."""
+    return {"settings": list(arguments.set), "folder": arguments.folder}
+
+
+def identity(row: dict[str, Any]) -> str:
+    """What makes two cells the same cell."""
+    return json.dumps([row[key] for key in KEY])
+
+
+def wanted(rows: Sequence[dict[str, Any]], arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """The rows that this command asks for, out of a file that may hold others."""
+    asked = {
+        identity({"data": data, "seed": seed, "variant": variant, **common(arguments)})
+        for data in arguments.data
+        for seed in arguments.seeds
+        for variant in arguments.variants
+    }
+    return [row for row in rows if identity(row) in asked]
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -143,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with arguments.out.open("a") as lines:
             lines.write(json.dumps(row, default=float) + "\n")
         print(f"{row['data']} {row['seed']} {row['variant']}: lead {row['lead']:+.3f}", file=sys.stderr, flush=True)
-    text = markdown(read(arguments.out))
+    text = markdown(wanted(read(arguments.out), arguments))
     print(text)
     if arguments.markdown:
         command = shlex.join(["python", "-m", "bench.compare", *(argv or sys.argv[1:])])

@@ -33,12 +33,13 @@ def draw(axes: Axes, generator: RecourseGenerator, given: train.World, cost_weig
     """One panel: training rows grey, Q's partners as discs of their probability, the model's samples as dots."""
     assert generator.pairs is not None
     assert generator.model is not None
-    person = given.denied.iloc[:1]
-    pairs, weight = generator.pairs.of(person), torch.tensor([cost_weight])
-    index, law = pairs.index[0].long(), pairs.log_weights(torch.tensor([0]), weight)[0].exp()
+    person, device = given.denied.iloc[:1], generator.pairs.device
+    pairs, weight = generator.pairs.of(person), torch.tensor([cost_weight], device=device)
+    index, law = pairs.index[0].long(), pairs.log_weights(torch.tensor([0], device=device), weight)[0].exp().cpu()
     partners = generator.transform.decode(pairs.partners.take(index))
     rows = generator.transform.encode(person)
-    feasible = given.constraints.compile(given.schema, person, rows)
+    feasible = given.constraints.compile(given.schema, person, rows).to(device)
+    rows = rows.to(device)
     drawn = generator.model.sample(
         rows, num_samples=SAMPLES, cost_weight=weight, feasible=feasible, noise=Noise.of(rows, generator.seed)
     )

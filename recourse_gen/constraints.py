@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from recourse_gen.feasible import Feasible, closure, inward, own_levels, propagate
+from recourse_gen.feasible import decoded as decoded  # part of what backbones may use
 from recourse_gen.rows import Rows
 from recourse_gen.schema import Feature, Schema, is_number
 

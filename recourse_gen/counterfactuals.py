@@ -17,9 +17,10 @@ class Counterfactuals:
     """Recommended changes for a frame of factuals.
 
     factuals: the frame that was asked about, in training column order. report: one row per requested (factual, rank),
-    with ``status`` (`STATUSES`), ``reason`` (empty if ok), ``probability`` (the classifier's, on exactly the returned
-    row; the factual's own where nothing is returned), ``cost``, ``n_changed``, ``plausibility`` and ``consensus`` (the
-    auditor's; NaN without one), ``audited`` (the auditor accepts it) and ``candidates`` (how many were tried).
+    with ``status`` (`STATUSES`), ``reason`` (empty if ok and audited), ``probability`` (the classifier's, on exactly
+    the returned row; the factual's own where nothing is returned), ``cost``, ``n_changed``, ``plausibility`` and
+    ``consensus`` (the auditor's; NaN without one), ``audited`` (an auditor was asked and accepts it) and
+    ``candidates`` (how many were tried).
     """
 
     factuals: pd.DataFrame
@@ -48,8 +49,8 @@ class Counterfactuals:
 
     def best(self) -> pd.DataFrame:
         """The best-ranked answer of each factual: the factuals' own index, missing values where there is none."""
-        first = self._answers[self._answers.index.get_level_values(1) == 0]
-        return first.droplevel(1).reindex(self.factuals.index)
+        person = self._answers.index.get_level_values(0)
+        return self._answers.set_axis(person)[~person.duplicated()].reindex(self.factuals.index)
 
     def _before(self) -> pd.DataFrame:
         position = pd.Index(self.factuals.index).get_indexer(self._answers.index.get_level_values(0))

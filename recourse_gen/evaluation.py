@@ -19,7 +19,7 @@ from recourse_gen.constraints import Constraints
 from recourse_gen.figures import draw_tradeoff
 from recourse_gen.judge import GoldJudge
 from recourse_gen.schema import Schema
-from recourse_gen.sentences import describe, examples, first_answers
+from recourse_gen.sentences import describe, examples
 
 if TYPE_CHECKING:
     from recourse_gen.recourse import Counterfactuals, RecourseGenerator
@@ -142,7 +142,7 @@ def run(generator: RecourseGenerator, factuals: pd.DataFrame, *, judge: GoldJudg
     middle = time.perf_counter()
     nearest = nearest_partners(generator, factuals)
     end = time.perf_counter()
-    answers = first_answers(found, factuals)
+    answers = found.best()
     rows = [_measure(generator, factuals, frame, judge, options) for frame in (answers, nearest)]
     for row, elapsed in zip(rows, (middle - start, end - middle), strict=True):
         row["lead"] = row["score"] - rows[1]["score"]
@@ -175,7 +175,7 @@ def sweep(
         if time.perf_counter() - start > max_seconds:
             break
         name, value = next(iter(setting.items()))
-        answers = first_answers(generator.generate(factuals, n=1, **{**options, **setting}), factuals)
+        answers = generator.generate(factuals, n=1, **{**options, **setting}).best()
         row = _measure(generator, factuals, answers, judge, options)
         points.append({"sweep": name, "value": value, **row})
     return points

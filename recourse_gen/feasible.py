@@ -127,16 +127,26 @@ class Feasible:
                 raw[d] = levels.gather(1, cat[..., t])
             else:
                 assert feature.bounds is not None
-                (low, high), whole = feature.bounds, feature.storage.kind in "iu"
-                value = torch.where(num[..., n] == factual.num[:, n, None], own, low + num[..., n] * (high - low))
-                value = value.round() if whole else value
+                (low, high), today = feature.bounds, factual.num[:, n, None]
+                raw[d] = torch.where(num[..., n] == today, own, decoded(feature, num[..., n]))
                 if floor is not None:
-                    target = torch.maximum(value, floor.ceil() if whole else floor)
-                    scaled = ((target - low) / (high - low)).float().clamp(self.low[:, n, None], self.high[:, n, None])
-                    num[..., n] = torch.where(target > value, scaled, num[..., n])
-                    value = target
-                raw[d] = value
+                    scaled = ((floor - low) / (high - low)).float()
+                    up = torch.nextafter(scaled, torch.full_like(scaled, math.inf))
+                    scaled = torch.where(decoded(feature, scaled) < floor, up, scaled)
+                    scaled = scaled.clamp(self.low[:, n, None], self.high[:, n, None])
+                    num[..., n] = torch.where(raw[d] < floor, scaled, num[..., n])
+                    raw[d] = torch.where(num[..., n] == today, own, decoded(feature, num[..., n]))
         return Rows(num, cat)
+
+
+def decoded(feature: Feature, scaled: Tensor) -> Tensor:
+    """The raw number, float64, that a scaled one of a continuous column is decoded to and stored as."""
+    assert feature.bounds is not None
+    low, high = feature.bounds
+    raw = low + scaled.double() * (high - low)
+    if feature.storage.kind in "iu":
+        return raw.round()
+    return raw.float().double() if feature.storage.itemsize < 8 else raw
 
 
 def own_levels(feature: Feature, own: np.ndarray, code: np.ndarray) -> np.ndarray:

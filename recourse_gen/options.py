@@ -21,6 +21,16 @@ def construct(target: Callable[..., T], group: str, given: Mapping[str, Any] | N
         raise ValueError(f"the {group} options {dict(given or {})} do not fit: {error}") from error
 
 
+def effective(target: Callable[..., Any], given: Mapping[str, Any], *, skip: int = 0) -> dict[str, Any]:
+    """All options of `target` by name, its first `skip` parameters left out: the given ones, else its defaults.
+
+    What is saved has to say them all, or a later release with other defaults would read it as something else.
+    """
+    parameters = list(inspect.signature(target).parameters.values())[skip:]
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    return {**defaults, **given}
+
+
 def check_names(target: Callable[..., Any], group: str, given: Mapping[str, Any] | None, *, skip: int = 0) -> None:
     """Raise ValueError, listing what exists, unless `target` takes each option by name, its first `skip` left out."""
     parameters = list(inspect.signature(target).parameters.values())

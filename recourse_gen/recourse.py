@@ -19,12 +19,14 @@ from recourse_gen.backbone import Backbone
 from recourse_gen.classifier import Classifier, as_classifier
 from recourse_gen.constraints import Constraints
 from recourse_gen.counterfactuals import Counterfactuals
-from recourse_gen.options import check_names, check_whole, construct
+from recourse_gen.options import check_names, check_whole, construct, effective
 from recourse_gen.pairs import PairOptions, PairSupervision
 from recourse_gen.schema import Schema
 from recourse_gen.search import Search, SearchOptions
 from recourse_gen.training import TrainingOptions
 from recourse_gen.transform import TableTransform
+
+COST_WEIGHT = 15.0  # of `generate`, where the caller names none
 
 
 class RecourseGenerator:
@@ -136,18 +138,19 @@ class RecourseGenerator:
         audit: bool = True,
         max_candidates: int | None = None,
         constraints: Constraints | None = None,
-        cost_weight: float = 15.0,
+        cost_weight: float | None = None,
         temperature: float = 1.0,
         seed: int | None = None,
         batch_size: int = 512,
     ) -> Counterfactuals:
         """Recommend up to `n` changes to each row of `X`.
 
-        candidates: samples per person; as long as fewer than `n` of them are accepted, twice as many are drawn anew, up
-        to `max_candidates` in all (default: 8 × candidates). select: ``cheapest`` or ``confident``. confidence: least
+        candidates: samples per person; as long as fewer than `n` of them are accepted, their number is doubled, up to
+        `max_candidates` in all (default: 8 × candidates). select: ``cheapest`` or ``confident``. confidence: least
         probability (0.5 to 1) of the favourable class. audit: ask the auditor, and prefer what it accepts.
-        constraints: replace those given to `fit`. cost_weight: λ, higher stays closer. temperature: below 1 sharpens.
-        seed: replaces the generator's. batch_size: people at a time, a matter of memory only.
+        constraints: replace those given to `fit`. cost_weight: λ, higher stays closer; None takes 15, or the nearest λ
+        that the backbone was trained on. temperature: below 1 sharpens. seed: replaces the generator's. batch_size:
+        people at a time, a matter of memory only.
 
         The answer for a row depends on the seed and that row alone. Raises ValueError for wrong input.
         """
@@ -159,7 +162,7 @@ class RecourseGenerator:
             confidence=confidence,
             audit=audit,
             max_candidates=max_candidates,
-            cost_weight=cost_weight,
+            cost_weight=self._cost_weight() if cost_weight is None else cost_weight,
             temperature=temperature,
             seed=self.seed if seed is None else seed,
             batch_size=batch_size,
@@ -196,7 +199,7 @@ class RecourseGenerator:
                 "backbone": self.backbone,
                 "seed": self.seed,
                 "target_class": self.target_class,
-                "backbone_options": self.backbone_options,
+                "backbone_options": effective(type(model), self.backbone_options, skip=1),
                 "pairs": asdict(self.pair_options),
                 "training": asdict(self.training_options),
                 "audit": self.audit_options,
@@ -212,8 +215,10 @@ class RecourseGenerator:
         return folder
 
     @classmethod
-    def load(cls, folder: str | Path, *, classifier: Any) -> RecourseGenerator:
+    def load(cls, folder: str | Path, *, classifier: Any, device: Any = None) -> RecourseGenerator:
         """Inverse of `save`; the classifier is not part of the folder and must be given.
+
+        device: where the backbone goes, by default where `fit` would have put it.
 
         Raises ValueError if the folder is incomplete, damaged or of another version.
         """
@@ -232,7 +237,7 @@ class RecourseGenerator:
         generator.auditor = Auditor.load(folder, schema)
         generator.model = _build(registry.load(generator.backbone), schema, generator.backbone_options, generator.seed)
         checkpoint.read_weights(folder, generator.model)
-        generator.model.eval()
+        generator.model.to(training.processes().device if device is None else device).eval()
         return generator
 
     def _pair(self, X: pd.DataFrame, probability: np.ndarray, favourable: np.ndarray) -> PairSupervision:
@@ -264,6 +269,11 @@ class RecourseGenerator:
         if lonely:
             warnings.warn(f"{lonely} of {denied.sum()} turned-down rows have no admissible partner", stacklevel=3)
         return pairs
+
+    def _cost_weight(self) -> float:
+        """The λ of `generate` where none is given."""
+        low, high = self.pair_options.cost_weight_range
+        return min(max(COST_WEIGHT, low), high)
 
     def _fitted(self) -> Backbone:
         if self.model is None:

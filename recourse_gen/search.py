@@ -103,7 +103,7 @@ class Search:
             return report, self.transform.decode(rows.take(torch.from_numpy(open_rows)))
         people, open_feasible = factuals.iloc[open_rows], feasible.take(open_rows)
         chosen, known = self._choose(people, rows.take(torch.from_numpy(open_rows)), open_feasible)
-        return self._settle(report, people, open_feasible, open_rows, chosen, known)
+        return self._fill_in(report, people, open_feasible, open_rows, chosen, known)
 
     def _mark(self, report: pd.DataFrame, which: np.ndarray, status: str, reasons: list[str]) -> None:
         wide = which.repeat(self.options.n)
@@ -180,11 +180,11 @@ class Search:
         """`drawn` with the whole numbers that the frame holds, so that equal answers count as equal."""
         num = drawn.num.clone()
         for n, feature in enumerate(self.transform.schema.numbers):
-            if "int" in feature.dtype.lower():
+            if feature.storage.kind in "iu":
                 num[..., n] = torch.from_numpy(feature.scaled(frame[feature.name])).float().view(num.shape[:2])
         return Rows(num, drawn.cat)
 
-    def _settle(
+    def _fill_in(
         self,
         report: pd.DataFrame,
         people: pd.DataFrame,
@@ -209,10 +209,12 @@ class Search:
         report.loc[good, "status"] = "ok"
         report.loc[good, "probability"] = probability[held]
         report.loc[good, "n_changed"] = changed_cells(before, frame).sum(1)[held]
-        for name in ("cost", "consensus", "plausibility", "audited"):
+        for name in ("cost", "consensus", "plausibility"):
             report.loc[good, name] = known[name].reshape(-1)[held]
-        unsure = good[~known["audited"].reshape(-1)[held]]
-        report.loc[unsure, "reason"] = "valid for the classifier, but the auditor accepted no candidate"
+        if self.auditor is not None:
+            audited = known["audited"].reshape(-1)[held]
+            report.loc[good, "audited"] = audited
+            report.loc[good[~audited], "reason"] = "valid for the classifier, but the auditor accepted no candidate"
         return report, frame[held]
 
 

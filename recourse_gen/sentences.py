@@ -49,16 +49,9 @@ def words(before: Any, after: Any, decimals: int | None = None) -> tuple[str, st
     return repr(before), repr(after)
 
 
-def first_answers(found: Counterfactuals, factuals: pd.DataFrame) -> pd.DataFrame:
-    """The best-ranked answer of each factual: the factuals' index, missing values where there is none."""
-    frame = found.to_frame()
-    person = frame.index.get_level_values(0)
-    return frame.set_axis(person)[~person.duplicated()].reindex(factuals.index)
-
-
 def _in_words(found: Counterfactuals, classifier: Classifier, n: int) -> list[tuple[Any, tuple[str, str], list[tuple]]]:
     """The first `n` answered people: name, approval before and after, and per column (name, before, after, changed)."""
-    answers = first_answers(found, found.factuals)
+    answers = found.best()
     people = np.flatnonzero(metrics.answered(answers))[:n]
     before = found.factuals.iloc[people]
     after = metrics.restore_dtypes(answers.iloc[people], before)

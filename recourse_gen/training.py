@@ -78,7 +78,8 @@ def processes() -> PartialState:
 
     Whoever asks first decides, and without the flag a PartialState takes several processes on CPUs for one each.
     """
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    # Apple's GPUs hold no float64, which raw units need.
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or torch.backends.mps.is_available())
 
 
 def fit(
@@ -99,7 +100,22 @@ def fit(
     if not any(parameter.requires_grad for parameter in model.parameters()):
         model.to(processes().device).eval()
         return Trained(steps=0, seconds=0.0, best_loss=None, best_step=0)
-    processes()
+    device = processes().device
+    # Losses may draw from the global generator: seeded here, and given back as it was.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(_stream(seed, processes().process_index))
+        return _fit(model, pairs, options=options, seed=seed, folder=folder, save=save)
+
+
+def _fit(
+    model: Backbone,
+    pairs: PairSupervision,
+    *,
+    options: TrainingOptions,
+    seed: int,
+    folder: Path | None,
+    save: Callable[[Backbone], None] | None,
+) -> Trained:
     accelerator = Accelerator(log_with=options.log_with, project_dir=folder)
     device = accelerator.device
     if options.log_with:

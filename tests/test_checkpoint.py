@@ -1,5 +1,6 @@
 """A saved generator answers the same in another process, and a damaged folder is refused in one sentence."""
 
+import inspect
 import json
 import pickle
 import shutil
@@ -51,8 +52,11 @@ def test_loading_restores_answers_and_options(
     pd.testing.assert_frame_equal(after.report, before.report)
     assert again.pairs is None
     assert again.schema == fitted.schema
-    for name in ("backbone", "seed", "backbone_options", "training_options", "summary", "constraints"):
+    for name in ("backbone", "seed", "training_options", "summary", "constraints"):
         assert getattr(again, name) == getattr(fitted, name), name
+    assert again.backbone_options.items() >= fitted.backbone_options.items()
+    # All of them, so that no later default can change what the weights mean.
+    assert set(again.backbone_options) == set(inspect.signature(type(again.model)).parameters) - {"schema"}
     # YAML has no tuples, so a range of λ comes back as a list.
     assert again.pair_options.cost_weight_range == fitted.pair_options.cost_weight_range
 

@@ -1,6 +1,5 @@
 import io
 import json
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -9,6 +8,7 @@ from rich.console import Console
 
 from recourse_gen import checkpoint, evaluation, metrics
 from recourse_gen.constraints import Constraints
+from recourse_gen.counterfactuals import Counterfactuals
 from recourse_gen.judge import GoldJudge
 from recourse_gen.pairs import PairOptions, PairSupervision
 from recourse_gen.schema import Schema
@@ -25,15 +25,9 @@ class Linear:
         return 1 / (1 + np.exp(-merit))
 
 
-@dataclass
-class Answers:
-    """Stands in for `Counterfactuals`: the people and their ranked answers."""
-
-    factuals: pd.DataFrame
-    frame: pd.DataFrame
-
-    def to_frame(self):
-        return self.frame
+def answers_of(factuals, frame):
+    """A result whose report nobody reads."""
+    return Counterfactuals(factuals, pd.DataFrame(), frame)
 
 
 class RaiseIncome:
@@ -59,7 +53,7 @@ class RaiseIncome:
         found = factuals[factuals["home"] != "rent"]
         ranks = [found.assign(income=found["income"] + 5.0 * candidates + rank) for rank in (0, 1)]
         frame = pd.concat(ranks, keys=[0, 1]).swaplevel().sort_index(level=1, ascending=True, sort_remaining=False)
-        return Answers(factuals, frame)
+        return answers_of(factuals, frame)
 
 
 @pytest.fixture(scope="module")
@@ -200,13 +194,13 @@ def test_recommendations_in_words():
     answers = pd.DataFrame(
         {"debts": [2, 1, 2], "income": [32.0, 32.0, 41.5], "home": ["own", "rent", "own"]}, index=index
     )
-    found = Answers(factuals, answers)
+    found = answers_of(factuals, answers)
     assert evaluation.describe(found, Linear()) == [
         "Applicant 17: debts 4 → 2, home rent → own; approval 0.31 → 0.77",
         "Applicant 3: debts 6 → 2, income 41.2 → 41.5; approval 0.13 → 0.90",
     ]
     assert len(evaluation.describe(found, Linear(), n=1)) == 1
-    assert evaluation.describe(Answers(factuals, answers[:0]), Linear()) == []
+    assert evaluation.describe(answers_of(factuals, answers[:0]), Linear()) == []
     people = evaluation.examples(found, Linear())
     assert list(people["person"].unique()) == [17, 3]
     assert len(people) == 2 * (1 + 3)

@@ -219,6 +219,7 @@ def test_values_that_training_lacked_may_stay(
 def test_confidence_is_a_floor(fitted: RecourseGenerator, denied: pd.DataFrame) -> None:
     found = fitted.generate(denied.iloc[:20], confidence=0.9, audit=False, **FEW)
     assert len(found) > 10
+    assert not found.report["audited"].any(), "nobody was asked"
     assert found.report.loc[found.to_frame().index, "probability"].min() >= 0.9
 
 

@@ -109,3 +109,23 @@ def test_the_upper_column_is_raised_by_no_more_than_it_takes(tokenize):
         due = raised if tokenize == "none" else frame["limit"][frame["limit"] >= raised].min()
         np.testing.assert_allclose(after["limit"], due, atol=1e-5)
         np.testing.assert_allclose(after["used"], used, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [("float64", 1.0), ("float32", 1.0), ("int64", 1e9)])
+def test_a_raised_number_is_not_below_the_other_one_after_decoding(scale):
+    dtype, size = scale
+    values = np.random.default_rng(0).random((400, 2)) * size
+    frame = pd.DataFrame({"used": values.min(1), "limit": values.max(1)}).astype(dtype)
+    schema = Schema.infer(frame, tokenize="none")
+    table = Table(frame, schema, TableTransform(schema).fit(frame))
+    rows = table.transform.encode(frame)
+    feasible = Constraints(ordered=[("used", "limit")]).compile(schema, frame, rows)
+    generator = torch.Generator().manual_seed(0)
+    used = torch.rand(400, 3, 1, generator=generator)
+    wish = Rows(
+        torch.cat([used, used * torch.rand(400, 3, 1, generator=generator)], 2), rows.cat[:, None].expand(-1, 3, -1)
+    )
+    after = restored(table, frame, feasible, feasible.settle(schema, rows, wish))
+    before = frame.iloc[np.arange(400).repeat(3)]
+    broken = Constraints(ordered=[("used", "limit")]).violations(before, after)
+    assert not broken.any()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from backbones.ar import AutoregressiveBackbone
-from recourse_gen import Constraints, training
+from recourse_gen import Constraints, registry, training
 from recourse_gen.backbone import Backbone
 from recourse_gen.pairs import PairOptions, PairSupervision
 from recourse_gen.rows import Rows
@@ -25,6 +25,7 @@ from recourse_gen.training import Trained, TrainingOptions, schedule
 from recourse_gen.transform import TableTransform
 
 SMALL: dict[str, Any] = {"width": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "bins": 8}
+LEARNED = [name for name in registry.names() if registry.load(name).observe is Backbone.observe]
 SHORT: dict[str, Any] = {"steps": 30, "minutes": 10.0, "batch_size": 32, "validation_pairs": 64, "validate_every": 5}
 
 
@@ -90,8 +91,17 @@ def test_training_lowers_the_validation_loss(pairs: PairSupervision) -> None:
     assert trained.best_step > 0
 
 
-def test_same_seed_same_weights(pairs: PairSupervision) -> None:
-    one, again, other = train(pairs)[0], train(pairs)[0], train(pairs, seed=1)[0]
+@pytest.mark.parametrize("name", LEARNED)
+def test_same_seed_same_weights(pairs: PairSupervision, name: str) -> None:
+    def weights(seed: int) -> Backbone:
+        torch.manual_seed(0)
+        model = registry.load(name)(pairs.transform.schema)
+        torch.rand(next(strays))  # whatever else the process has drawn
+        training.fit(model, pairs, options=TrainingOptions(**{**SHORT, "steps": 3}), seed=seed)
+        return model
+
+    strays = iter((1, 5, 1))
+    one, again, other = weights(0), weights(0), weights(1)
     assert same(one, again)
     assert not same(one, other)
 
@@ -104,9 +114,11 @@ def test_a_slow_start_does_not_change_the_weights(pairs: PairSupervision, monkey
     assert same(swift, train(pairs, minutes=1.0)[0])
 
 
-def test_nothing_global_changes(pairs: PairSupervision) -> None:
+@pytest.mark.parametrize("name", LEARNED)
+def test_nothing_global_changes(pairs: PairSupervision, name: str) -> None:
+    model = registry.load(name)(pairs.transform.schema)
     torch_state, numpy_state = torch.random.get_rng_state(), np.random.get_state()  # noqa: NPY002
-    train(pairs, steps=3)
+    training.fit(model, pairs, options=TrainingOptions(**{**SHORT, "steps": 3}), seed=0)
     assert torch.equal(torch.random.get_rng_state(), torch_state)
     assert all(np.array_equal(a, b) for a, b in zip(np.random.get_state(), numpy_state, strict=True))  # noqa: NPY002
 
