@@ -254,3 +254,17 @@ def test_text_outcomes_and_the_classifiers_own_decisions(table: Table, small: di
     refusal = RecourseGenerator(**{**small, "target_class": "no"}).fit(numbers, text, classifier=model)
     favoured = numbers[model.predict(numbers) == "yes"].iloc[:10]
     assert (model.predict(refusal.generate(favoured, **FEW).to_frame()) == "no").all()
+
+
+@pytest.mark.parametrize(("trained", "used"), [(4.0, 4.0), ((2.0, 20.0), 15.0), ((16.0, 30.0), 16.0)])
+def test_without_a_cost_weight_it_is_one_that_was_trained_on(
+    table: Table, denied: pd.DataFrame, classifier: Pipeline, trained: Any, used: float
+) -> None:
+    pairs = {"top_k": 50, "cost_weight": trained}
+    generator = RecourseGenerator("exact", pairs=pairs, audit={"n_estimators": 5, "n_jobs": 1})
+    generator.fit(*table, classifier=classifier)
+    some: dict[str, Any] = {"candidates": 4, "max_candidates": 4, "audit": False}
+    silent = generator.generate(denied.iloc[:20], **some)
+    pd.testing.assert_frame_equal(silent.report, generator.generate(denied.iloc[:20], cost_weight=used, **some).report)
+    other = generator.generate(denied.iloc[:20], cost_weight=used / 3, **some)
+    assert not silent.to_frame().equals(other.to_frame())
