@@ -24,7 +24,8 @@ class DiffusionBackbone(EndpointBackbone):
     over the steps: with at least C steps one at a time, and sampling adds no error to the network's.
 
     steps: network evaluations of the sampler.
-    sigma_min, sigma_max, rho: noise levels, EDM eq. 5; scores lie within ±3, so 20 is as good as all noise.
+    sigma_min, sigma_max, rho: noise levels, EDM eq. 5; scores lie within ±3, so 20 is as good as all noise. The
+        sampler's last level is that of τ = 1 / steps.
     sigma_mean, sigma_std: of ln σ in training; EDM's −1.2 at σ_data = 0.5, moved by ln 2.
     width, heads, layers, body, cost_prior: of the network, see `backbones.denoiser.Denoiser`.
     """
@@ -82,22 +83,22 @@ class DiffusionBackbone(EndpointBackbone):
             loss = loss + (nats.masked_fill(~masked, 0.0) * len(self.levels) / hidden).sum(1)
         return loss
 
-    def walk(self, draft: Candidates) -> tuple[Rows, Tensor]:
+    def walk(self, candidates: Candidates) -> tuple[Rows, Tensor]:
         """Numbers follow the probability flow (EDM, eq. 1) while tokens are unmasked; the last step lands."""
         columns = len(self.levels)
         sigma = [*self.sigma(torch.linspace(1, 0, self.steps + 1)[:-1]).tolist(), 0.0]
-        numbers, cat = Descent(sigma[0] * draft.gaussian()), self.levels.expand_as(draft.factual.cat)
+        numbers, cat = Descent(sigma[0] * candidates.gaussian()), self.levels.expand_as(candidates.factual.cat)
         # Columns without a choice go first, so that all others see them.
-        turn = (draft.uniform() - draft.fixed().float()).argsort(1).argsort(1)
-        logits = draft.context.prior
+        turn = (candidates.uniform() - candidates.fixed().float()).argsort(1).argsort(1)
+        logits = candidates.context.prior
         for k in range(self.steps):
             before, after = columns * k // self.steps, columns * (k + 1) // self.steps
             if before == after and not self.schema.numbers:
                 continue  # nothing moves
-            end, logits = draft.endpoint(Rows(numbers.num, cat), 1.0, sigma[k])
+            end, logits = candidates.endpoint(Rows(numbers.num, cat), 1.0, sigma[k])
             numbers.step(end, sigma[k], sigma[k + 1])
             if after > before:
-                cat = draft.redraw(cat, (turn >= before) & (turn < after), logits)
+                cat = candidates.redraw(cat, (turn >= before) & (turn < after), logits)
         return Rows(numbers.num, cat), logits
 
     def _weight(self, sigma: Tensor) -> Tensor:

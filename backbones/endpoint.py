@@ -51,7 +51,7 @@ class EndpointBackbone(Backbone):
         self.register_buffer("levels", torch.tensor([len(f.levels) for f in schema.tokens]).long(), persistent=False)
 
     @abstractmethod
-    def walk(self, draft: Candidates) -> tuple[Rows, Tensor]:
+    def walk(self, candidates: Candidates) -> tuple[Rows, Tensor]:
         """Follow the path to its end: the candidates, numbers as scores ``(R, ·)``, and the last token logits."""
 
     @torch.no_grad()
@@ -75,7 +75,7 @@ class EndpointBackbone(Backbone):
             )
         parts = []
         for at in torch.arange(factual.batch_size, device=cost_weight.device).split(max(1, _BLOCK // num_samples)):
-            draft = Candidates(
+            candidates = Candidates(
                 self,
                 factual.take(at),
                 num_samples,
@@ -84,7 +84,7 @@ class EndpointBackbone(Backbone):
                 temperature,
                 noise.take(at),
             )
-            parts.append(draft.land(*self.walk(draft)))
+            parts.append(candidates.land(*self.walk(candidates)))
         return Rows(torch.cat([part.num for part in parts]), torch.cat([part.cat for part in parts]))
 
     def encode(self, rows: Rows) -> Rows:

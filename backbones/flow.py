@@ -21,10 +21,14 @@ SOURCES = ("factual", "mask", "noise")
 class FlowBackbone(EndpointBackbone):
     """Conditional flow matching on numbers and a discrete flow on tokens, over one time t from 0 to 1.
 
-    Progress u runs evenly from 0 to 1. Numbers are at time t = 1 − (1 − u)², so that steps get finer towards the end.
-    Of the tokens exactly κC = ⌊uC⌋ random columns, rather than each with probability κ, have been decided. With at
-    least C steps no step decides more than one column, and then jumping as below follows the path exactly: with tokens
-    alone, sampling adds no error to the network's.
+    Three clocks, one hand:
+        u: progress, even from 0 to 1; step k of K begins at u = k / K.
+        s = (1 − u)²: noise left in the numbers (``noise_left``), t = 1 − s, so that steps get finer towards the end.
+        κ = ⌊uC⌋ / C: share of the token columns decided (``share``; ``before`` and ``after`` count columns).
+    At each step the network predicts the end, the numbers follow their ODE from s to the next s, and each undecided
+    column jumps with probability rate · p(x⁺_d ≠ x_d | x_t). Exactly κC random columns are decided at a time, rather
+    than each with probability κ: with at least C steps none decides more than one column, and then jumping follows the
+    path exactly. With tokens alone, sampling adds no error to the network's.
 
     source: of the tokens: ``factual``, ``mask``, or uniform ``noise``.
     width, heads, layers, body, cost_prior: of the network, see `backbones.denoiser.Denoiser`. steps: of the sampler.
@@ -55,16 +59,16 @@ class FlowBackbone(EndpointBackbone):
         """
         stream, end = self.stream(cost_weight.device), self.encode(counterfactual)
         progress = self.times(end.batch_size, cost_weight.device, stream)
-        rest = (1 - progress).clamp(min=0.01) ** 2
-        t = 1 - rest
+        noise_left = (1 - progress).clamp(min=0.01) ** 2
+        t = 1 - noise_left
         epsilon = torch.randn(end.num.shape, device=t.device, generator=stream)
         decided = (progress * len(self.levels)).floor()
         shown = self.ranks(end.cat, stream) < decided
         uniform = torch.rand(end.cat.shape, device=t.device, generator=stream)
         cat = torch.where(shown, end.cat, self._start(factual.cat, uniform))
         context = self.denoiser.context(self.encode(factual), cost_weight)
-        num, logits = self.denoiser(context, Rows(rest * epsilon + t * end.num, cat), t, rest)
-        loss = ((num - end.num) / rest).square().sum(1)
+        num, logits = self.denoiser(context, Rows(noise_left * epsilon + t * end.num, cat), t, noise_left)
+        loss = ((num - end.num) / noise_left).square().sum(1)
         if len(self.levels):
             share = decided / len(self.levels)
             logits = self._posterior(logits, cat, share)
@@ -72,21 +76,21 @@ class FlowBackbone(EndpointBackbone):
             loss = loss + (nats.masked_fill(self._known(cat, factual.cat), 0.0) / (1 - share)).sum(1)
         return loss
 
-    def walk(self, draft: Candidates) -> tuple[Rows, Tensor]:
+    def walk(self, candidates: Candidates) -> tuple[Rows, Tensor]:
         """Numbers flow and tokens jump; the last step lands on the endpoint."""
         columns = len(self.levels)
-        numbers, cat = Descent(draft.gaussian()), self._start(draft.factual.cat, draft.uniform())
-        logits = draft.context.prior
+        numbers, cat = Descent(candidates.gaussian()), self._start(candidates.factual.cat, candidates.uniform())
+        logits = candidates.context.prior
         for k in range(self.steps):
             before, after = columns * k // self.steps, columns * (k + 1) // self.steps
             if before == after and not self.schema.numbers:
                 continue  # nothing moves
-            rest, lower = (1 - k / self.steps) ** 2, (1 - (k + 1) / self.steps) ** 2
-            end, logits = draft.endpoint(Rows(numbers.num, cat), 1 - rest, rest)
-            numbers.step(end, rest, lower)
+            noise_left, less = (1 - k / self.steps) ** 2, (1 - (k + 1) / self.steps) ** 2
+            end, logits = candidates.endpoint(Rows(numbers.num, cat), 1 - noise_left, noise_left)
+            numbers.step(end, noise_left, less)
             if after > before:
                 posterior = self._posterior(logits, cat, end.new_tensor([[before / columns]]))
-                cat = self._jump(draft, cat, posterior, (after - before) / (columns - before))
+                cat = self._jump(candidates, cat, posterior, (after - before) / (columns - before))
         return Rows(numbers.num, cat), logits
 
     def _start(self, factual: Tensor, uniform: Tensor) -> Tensor:
@@ -112,15 +116,15 @@ class FlowBackbone(EndpointBackbone):
         odds = 1 / (1 - share) if self.source == "factual" else 1 + self.levels * share / (1 - share)
         return logits.scatter_add(2, cat[..., None], odds.log().expand_as(cat)[..., None])
 
-    def _jump(self, draft: Candidates, cat: Tensor, logits: Tensor, rate: float) -> Tensor:
+    def _jump(self, candidates: Candidates, cat: Tensor, logits: Tensor, rate: float) -> Tensor:
         """Let each column jump with probability rate · p(x⁺_d ≠ x_t,d | x_t), to a level drawn from p(x⁺_d | x_t)."""
         masked = cat == self.levels
         here = torch.where(masked, 0, cat)[..., None]
         stays = logits.softmax(2).gather(2, here)[..., 0].masked_fill(masked, 0.0)
-        chance = (rate * (1 - stays)).masked_fill(self._known(cat, draft.factual.cat), 0.0)
+        chance = (rate * (1 - stays)).masked_fill(self._known(cat, candidates.factual.cat), 0.0)
         # Systematic sampling: the same chances, but two columns jump at once only where more than one jump is due.
-        passed = chance.double().cumsum(1) + draft.uniform()[:, :1]
+        passed = chance.double().cumsum(1) + candidates.uniform()[:, :1]
         jumps = (passed.floor() > (passed - chance).floor()) | (chance >= 1)
         if self.source != "mask":
             logits = logits.scatter(2, here, -torch.inf)
-        return draft.redraw(cat, jumps, logits)
+        return candidates.redraw(cat, jumps, logits)

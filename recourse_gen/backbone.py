@@ -39,7 +39,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, factual: Rows, counterfactual: Rows, cost_weight: Tensor) -> Tensor:
-        """Training loss per pair, ``(B,)`` in nats. `cost_weight` is λ, float32 ``(B,)``."""
+        """Training loss per pair, ``(B,)``: nats, or what the path regresses. `cost_weight` is λ, float32 ``(B,)``."""
 
     @abstractmethod
     def sample(

@@ -30,7 +30,7 @@ class TrainingOptions:
         `steps` ends is reproducible to the bit, unless for a while it was a tenth of `minutes` behind the clock.
     batch_size: pairs per process and step. learning_rate: peak. warmup: share of the budget before the peak.
     clip: largest gradient norm. ema: decay of the averaged weights, which are what is validated and kept.
-    holdout: share of factuals kept for validation. validation_pairs: fixed pairs drawn from them.
+    holdout: share of factuals kept for validation, at least one of them. validation_pairs: fixed pairs drawn from them.
     validate_every: steps between validations. log_with: a tracker that Accelerate knows, e.g. "tensorboard".
     """
 
@@ -59,7 +59,7 @@ class TrainingOptions:
 
 @dataclass(frozen=True)
 class Trained:
-    """steps made, seconds taken, and the lowest validation loss in nats per pair with the step that reached it.
+    """steps made, seconds taken, and the lowest validation loss per pair with the step that reached it.
 
     best_loss is None where there was nothing to train.
     """

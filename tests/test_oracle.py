@@ -207,9 +207,9 @@ class Unweighted(FlowBackbone):
 class ManyAtOnce(DiffusionBackbone):
     """Unmasks everything in the last of two steps."""
 
-    def walk(self, draft: Any) -> Any:
+    def walk(self, candidates: Any) -> Any:
         self.steps = 2
-        return super().walk(draft)
+        return super().walk(candidates)
 
 
 @pytest.mark.parametrize("broken", [WrongRate, Independent, Unweighted, ManyAtOnce])
