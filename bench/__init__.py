@@ -1,1 +1,1 @@
-"""Measurements: throughput. Run with ``pytest bench --benchmark-enable``."""
+"""Measurements: speed (``pytest bench --benchmark-enable``), backbones side by side, pictures of their laws."""
