@@ -1,8 +1,9 @@
-"""Second opinions on candidates: models that never were the classifier, and a critic of plausibility."""
+"""Second opinions on candidates: would others agree that this person is approved, and do such people exist?"""
 
 from __future__ import annotations
 
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,16 @@ import numpy as np
 import skops.io
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.neighbors import LocalOutlierFactor
-from sklearn.utils.class_weight import compute_sample_weight
 from skops.io.exceptions import UnsupportedTypeException, UntrustedTypesFoundException
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from recourse_gen.classifier import check_target
 from recourse_gen.cost import RecourseCost
+from recourse_gen.panel import Agreement, Curve, Panel
 from recourse_gen.rows import Rows
 from recourse_gen.schema import Schema
 
 FILE = "auditor.skops"
-VERSION = 1
+VERSION = 2
 
 # All that skops does not trust by itself: the compiled containers of trees, of the neighbour index and of its metric.
 # They hold arrays and numbers only; anything else in a file is refused.
@@ -73,11 +73,13 @@ class Auditor:
         self.n_estimators = n_estimators
         self.n_jobs = n_jobs
         self._cost = RecourseCost(schema)
-        self._models: list[Any] = []
-        self._critic: LocalOutlierFactor | None = None
+        self._panel: Panel | None = None
+        self._agreement = Agreement()
 
-    def fit(self, rows: Rows, target01: Any, *, seed: int) -> Auditor:
+    def fit(self, rows: Rows, target01: Any, *, seed: int, approved: np.ndarray | None = None) -> Auditor:
         """Fit on training rows ``(B, ·)`` and their labels ``(B,)``, 1 where favourable.
+
+        approved: bool ``(B,)``, the rows that the classifier approves, by default all; see `expected`.
 
         Raises ValueError unless both labels occur and at least two rows are favourable.
         """
@@ -86,43 +88,31 @@ class Auditor:
         if favourable < 2:
             raise ValueError(f"the auditor needs at least two favourable training rows, got {favourable}")
         features = self._features(rows)
-        weight = compute_sample_weight("balanced", target)
-        self._models = [
-            HistGradientBoostingClassifier(max_iter=self.n_estimators, early_stopping=False, random_state=seed),
-            # Large leaves: a forest that remembers each training row would agree with every label, also the odd ones.
-            RandomForestClassifier(self.n_estimators, min_samples_leaf=20, random_state=seed, n_jobs=self.n_jobs),
-        ]
-        # OpenMP threads spin while they wait: on busy cores, two of them boost ten times slower than one.
-        with threadpool_limits(1, user_api="openmp"):
-            for model in self._models:
-                model.fit(features, target, sample_weight=weight)
-        consensus = self.consensus(rows)
+        options = {name: self.options[name] for name in ("n_estimators", "n_neighbors", "n_jobs")}
+        self._panel = Panel.fit(features, target, seed=seed, **options)
+        approved = np.ones(len(target), dtype=bool) if approved is None else np.asarray(approved, dtype=bool)
+        self._agreement = Agreement.fit(features, target, approved, seed=seed, **options)
         if self.consensus_threshold is None:
-            self.consensus_threshold = float(np.median(consensus[target == 1]))
-        # What the models agree on rather than the labels: a favourable label may be noise in the middle of nowhere.
-        agreed = features[consensus > 0.5]
-        self._critic = _critic(agreed if len(agreed) >= 2 else features[target == 1], self.n_neighbors)
+            self.consensus_threshold = float(np.median(self._panel.consensus(features[target == 1])))
         return self
 
     def consensus(self, rows: Rows) -> np.ndarray:
         """Float64 ``(B,)``: mean probability of the favourable class over the models; higher is better."""
-        if rows.batch_size == 0:
-            return np.zeros(0)
-        features = self._features(rows)
-        with threadpool_limits(1, user_api="openmp"):
-            votes = np.stack([model.predict_proba(features)[:, 1] for model in self._fitted()])
-        # Threads add up trees in any order; rounding drops the bits that this changes, so equal rows stay equal.
-        return votes.mean(axis=0).round(9)
+        return self._fitted().consensus(self._features(rows))
 
     def plausibility(self, rows: Rows) -> np.ndarray:
         """Float64 ``(B,)``: local outlier factor, negated and shifted so that 0 is the border; higher is more
         plausible, at least 0 an inlier among the training rows that the models favour."""
-        self._fitted()
-        assert self._critic is not None
-        if rows.batch_size == 0:
-            return np.zeros(0)
-        features = self._features(rows)
-        return self._critic.decision_function(features)
+        return self._fitted().plausibility(self._features(rows))
+
+    def expected(self, consensus: np.ndarray, plausibility: np.ndarray) -> np.ndarray:
+        """Float64 in [0, 2], in the shape of the inputs, higher is better: the probability that models fitted to
+        other people would favour a row, plus the probability that their critic would find it an inlier.
+
+        Both are measured on training rows, between parts of them (`recourse_gen.panel.Agreement`). Their sum is what
+        an independent judge can be expected to add to an answer's score, before the cost.
+        """
+        return self._agreement.expected(np.asarray(consensus), np.asarray(plausibility))
 
     def accepts(self, consensus: np.ndarray, plausibility: np.ndarray) -> np.ndarray:
         """Bool, in the shape of the inputs: both thresholds are reached."""
@@ -132,25 +122,16 @@ class Auditor:
             np.asarray(plausibility) >= self.plausibility_threshold
         )
 
-    def reservation(self, consensus: np.ndarray, plausibility: np.ndarray) -> np.ndarray:
-        """Float64, in the shape of the inputs: 0 where `accepts` holds, else larger the less a candidate convinces.
-
-        An order for when nothing is accepted, as happens where labels are noisy: plausible candidates (1 to 2) come
-        before implausible ones (3 to 4), and more consensus before less. Consensus alone would prefer outliers, which
-        lie deepest on the favourable side.
-        """
-        implausible = ~(np.asarray(plausibility) >= self.plausibility_threshold)
-        rest = 2.0 - np.nan_to_num(np.asarray(consensus, dtype=np.float64)) + 2.0 * implausible
-        return np.where(self.accepts(consensus, plausibility), 0.0, rest)
-
     def save(self, folder: str | Path) -> Path:
         """Write `FILE` into an existing folder and return its path. No pickle."""
+        panel = self._fitted()
         state = {
             "version": VERSION,
             "schema": self.schema.to_json(),
             "options": self.options,
-            "models": self._fitted(),
-            "critic": self._critic,
+            "models": list(panel.models),
+            "critic": panel.critic,
+            "agreement": asdict(self._agreement),
         }
         path = Path(folder) / FILE
         skops.io.dump(state, path, compression=zipfile.ZIP_DEFLATED, compresslevel=1)
@@ -166,7 +147,8 @@ class Auditor:
         try:
             state = skops.io.load(path, trusted=list(TRUSTED))
             version, kinds = state["version"], [*map(type, state["models"])]
-            critic = state["critic"]
+            panel = Panel(tuple(state["models"]), state["critic"])
+            agreement = Agreement(**{name: Curve(**curve) for name, curve in state["agreement"].items()})
             auditor = cls(schema, **state["options"])
             saved = state["schema"]
         except (UntrustedTypesFoundException, UnsupportedTypeException) as error:
@@ -177,11 +159,11 @@ class Auditor:
         if version != VERSION:
             raise ValueError(f"{path} is an auditor file of version {version}; this release reads version {VERSION}")
         right = kinds == [HistGradientBoostingClassifier, RandomForestClassifier]
-        if not right or type(critic) is not LocalOutlierFactor:
+        if not right or type(panel.critic) is not LocalOutlierFactor:
             raise ValueError(f"{path} holds other models than an auditor has")
         if saved != schema.to_json():
             raise ValueError(f"{path} was fitted on another schema than the one given")
-        auditor._models, auditor._critic = list(state["models"]), critic
+        auditor._panel, auditor._agreement = panel, agreement
         return auditor
 
     @property
@@ -195,17 +177,11 @@ class Auditor:
             "n_jobs": self.n_jobs,
         }
 
-    def _fitted(self) -> list[Any]:
-        if not self._models:
+    def _fitted(self) -> Panel:
+        if self._panel is None:
             raise ValueError("the auditor is not fitted; call fit(rows, target01, seed=...) first")
-        return self._models
+        return self._panel
 
     def _features(self, rows: Rows) -> np.ndarray:
         """Float64 ``(B, E)``. Weights are left out: they say what a person minds, not what rows look like."""
         return self._cost.coordinates(rows, weighted=False).cpu().double().numpy()
-
-
-def _critic(features: np.ndarray, n_neighbors: int) -> LocalOutlierFactor:
-    # kd_tree in any dimension: brute force goes through matrix products, whose last bits vary with the batch.
-    neighbors = min(n_neighbors, len(features) - 1)
-    return LocalOutlierFactor(n_neighbors=neighbors, novelty=True, algorithm="kd_tree").fit(features)

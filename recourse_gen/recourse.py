@@ -26,7 +26,7 @@ from recourse_gen.search import Search, SearchOptions
 from recourse_gen.training import TrainingOptions
 from recourse_gen.transform import TableTransform
 
-COST_WEIGHT = 15.0  # of `generate`, where the caller names none
+COST_WEIGHT = 20.0  # of `generate`, where the caller names none
 
 
 class RecourseGenerator:
@@ -103,7 +103,7 @@ class RecourseGenerator:
         model.observe(self.pairs)
         seconds["pairs"] = time.perf_counter() - started
         auditor = construct(Auditor, "audit", self.audit_options, schema)
-        self.auditor = auditor.fit(rows, favourable.astype(np.int64), seed=self.seed)
+        self.auditor = auditor.fit(rows, favourable.astype(np.int64), seed=self.seed, approved=probability > 0.5)
         seconds["audit"] = time.perf_counter() - started - seconds["pairs"]
         folder = None if folder is None else Path(folder)
         if folder is not None and training.processes().is_main_process:
@@ -132,25 +132,27 @@ class RecourseGenerator:
         X: pd.DataFrame,
         n: int = 1,
         candidates: int = 64,
-        select: str = "cheapest",
+        select: str = "score",
         *,
         confidence: float = 0.5,
         audit: bool = True,
         max_candidates: int | None = None,
         constraints: Constraints | None = None,
         cost_weight: float | None = None,
-        temperature: float = 1.0,
+        temperature: float = 1.5,
         seed: int | None = None,
         batch_size: int = 512,
     ) -> Counterfactuals:
         """Recommend up to `n` changes to each row of `X`.
 
-        candidates: samples per person; as long as fewer than `n` of them are accepted, their number is doubled, up to
-        `max_candidates` in all (default: 8 × candidates). select: ``cheapest`` or ``confident``. confidence: least
-        probability (0.5 to 1) of the favourable class. audit: ask the auditor, and prefer what it accepts.
-        constraints: replace those given to `fit`. cost_weight: λ, higher stays closer; None takes 15, or the nearest λ
-        that the backbone was trained on. temperature: below 1 sharpens. seed: replaces the generator's. batch_size:
-        people at a time, a matter of memory only.
+        candidates: samples per person; where fewer than `n` of them will do, their number is doubled, up to
+        `max_candidates` in all (default: 8 × candidates). select: among the valid ones, ``score`` prefers what an
+        independent judge is expected to find valid and plausible, less the cost per column; ``cheapest`` the least
+        cost of those that the auditor accepts; ``confident`` the highest probability. confidence: least probability
+        (0.5 to 1) of the favourable class. audit: ask the auditor. constraints: replace those given to `fit`.
+        cost_weight: λ, higher stays closer; None takes 20, or the nearest λ that the backbone was trained on.
+        temperature: 1 is the learned law, below 1 sharpens it, above 1 blends what it has learned, which gives more
+        to choose from. seed: replaces the generator's. batch_size: people at a time, a matter of memory only.
 
         The answer for a row depends on the seed and that row alone. Raises ValueError for wrong input.
         """

@@ -112,7 +112,7 @@ class Search:
 
     def _choose(self, factuals: pd.DataFrame, rows: Rows, feasible: Feasible) -> tuple[Rows, dict[str, np.ndarray]]:
         """The chosen candidates ``(B, n, ·)`` and what is known of them, ``(B, n)`` each; ``found``: which exist."""
-        o, batch = self.options, rows.batch_size
+        o, batch, choosing = self.options, rows.batch_size, policy(self.options.select)
         num = torch.zeros(batch, o.n, rows.num.shape[1])
         cat = torch.zeros(batch, o.n, rows.cat.shape[1], dtype=torch.int64)
         known = {name: np.full((batch, o.n), np.nan) for name in ("cost", "consensus", "plausibility")}
@@ -124,9 +124,9 @@ class Search:
             keep = torch.from_numpy(open_rows)
             drawn = self._draw(factuals.iloc[open_rows], rows.take(keep), feasible.take(open_rows), count, tried)
             pool, tried = drawn if pool is None else pool.extend(drawn), tried + count
-            done = (pool.accepted.sum(1) >= o.n) | (tried >= o.budget)
+            done = choosing.done(pool, o.n) | (tried >= o.budget)
             at, ready = open_rows[done], pool.take(np.flatnonzero(done))
-            index = policy(o.select)(ready, o.n)
+            index = choosing.choose(ready, o.n)
             picked = torch.from_numpy(index.clip(min=0))[:, :, None]
             num[at] = ready.rows.num.take_along_dim(picked, 1)
             cat[at] = ready.rows.cat.take_along_dim(picked, 1)
@@ -153,12 +153,12 @@ class Search:
         before = factuals.iloc[np.arange(batch).repeat(count)]
         valid[valid] &= ~self.constraints.violations(before[valid], frame[valid])
         opinions = {name: np.full(len(frame), np.nan) for name in ("consensus", "plausibility")}
-        opinions |= {"reservation": np.zeros(len(frame)), "accepted": valid.copy()}
+        opinions |= {"expected": np.zeros(len(frame)), "accepted": valid.copy()}
         if self.auditor is not None and valid.any():
             candidates = drawn.flatten().take(torch.from_numpy(valid))
             consensus, plausibility = self.auditor.consensus(candidates), self.auditor.plausibility(candidates)
             opinions["consensus"][valid], opinions["plausibility"][valid] = consensus, plausibility
-            opinions["reservation"][valid] = self.auditor.reservation(consensus, plausibility)
+            opinions["expected"][valid] = self.auditor.expected(consensus, plausibility)
             opinions["accepted"][valid] = self.auditor.accepts(consensus, plausibility)
         cost = self.cost(rows, drawn).numpy().astype(np.float64)
         flat = {"probability": probability, "valid": valid, **opinions}

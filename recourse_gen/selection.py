@@ -17,7 +17,7 @@ class Pool:
 
     probability: the classifier's. cost: recourse cost. valid: obeys the constraints, the classifier says yes with the
     confidence asked for, and no earlier candidate is the same. consensus, plausibility: the auditor's opinions, NaN
-    where it was not asked. reservation: how far the auditor is from agreeing, 0 if it accepts, larger is worse.
+    where it was not asked. expected: see `Auditor.expected`, 0 where it was not asked.
     accepted: valid, and the auditor agrees (or was not asked).
     """
 
@@ -27,7 +27,7 @@ class Pool:
     valid: np.ndarray
     consensus: np.ndarray
     plausibility: np.ndarray
-    reservation: np.ndarray
+    expected: np.ndarray
     accepted: np.ndarray
 
     def take(self, keep: np.ndarray) -> Pool:
@@ -62,32 +62,56 @@ class Pool:
         return replace(self, valid=self.valid & first, accepted=self.accepted & first)
 
 
+def score(pool: Pool, n: int) -> np.ndarray:
+    """Highest expected score among valid candidates: what judges are expected to say, minus the cost per column.
+
+    The metric of Garg et al. (ICLR 2025), validity + plausibility − cost / D, with what is known before judgement.
+    """
+    columns = pool.rows.num.shape[2] + pool.rows.cat.shape[2]
+    return _best(pool, n, pool.cost / columns - pool.expected)
+
+
 def cheapest(pool: Pool, n: int) -> np.ndarray:
-    """Least cost among accepted candidates; where those run out, the valid ones that the auditor minds least."""
-    return _best(pool, np.where(pool.accepted, pool.cost, pool.reservation), n)
+    """Least cost among accepted candidates; where those run out, the valid ones of which the auditor expects most."""
+    return _best(pool, n, ~pool.accepted, np.where(pool.accepted, pool.cost, -pool.expected))
 
 
 def confident(pool: Pool, n: int) -> np.ndarray:
     """Highest classifier probability among valid candidates, accepted ones first (GenRe's choice without an audit)."""
-    return _best(pool, -pool.probability, n)
+    return _best(pool, n, ~pool.accepted, -pool.probability)
 
 
-POLICIES: dict[str, Callable[[Pool, int], np.ndarray]] = {"cheapest": cheapest, "confident": confident}
-
-
-def policy(name: str) -> Callable[[Pool, int], np.ndarray]:
-    """``(Pool, n) → int64 (B, n)``: positions of the chosen candidates, best first, −1 where there is none.
-
-    Raises ValueError, listing what exists, for an unknown name.
+@dataclass(frozen=True)
+class Policy:
+    """choose: ``(Pool, n) → int64 (B, n)``, positions of the chosen candidates, best first, −1 where there is none.
+    wants: the flags of a pool, ``accepted`` or ``valid``, of which it looks for n before it stops drawing.
     """
+
+    choose: Callable[[Pool, int], np.ndarray]
+    wants: str
+
+    def done(self, pool: Pool, n: int) -> np.ndarray:
+        """Bool ``(B,)``: who needs no further candidates."""
+        return getattr(pool, self.wants).sum(1) >= n
+
+
+POLICIES = {
+    "score": Policy(score, "valid"),
+    "cheapest": Policy(cheapest, "accepted"),
+    "confident": Policy(confident, "accepted"),
+}
+
+
+def policy(name: str) -> Policy:
+    """Raises ValueError, listing what exists, for an unknown name."""
     if name not in POLICIES:
         raise ValueError(f"unknown selection {name!r}; known are: {', '.join(sorted(POLICIES))}")
     return POLICIES[name]
 
 
-def _best(pool: Pool, preference: np.ndarray, n: int) -> np.ndarray:
-    """Valid candidates, accepted ones first, then by least `preference`; equal ones in the order they were drawn."""
-    order = np.lexsort((preference, ~pool.accepted, ~pool.valid))[:, :n]
-    chosen = np.full((len(preference), n), -1)
+def _best(pool: Pool, n: int, *keys: np.ndarray) -> np.ndarray:
+    """Valid candidates by least keys ``(B, S)``, the first key first; equal ones in the order they were drawn."""
+    order = np.lexsort((*keys[::-1], ~pool.valid))[:, :n]
+    chosen = np.full((len(pool.cost), n), -1)
     chosen[:, : order.shape[1]] = np.where(np.take_along_axis(pool.valid, order, 1), order, -1)
     return chosen

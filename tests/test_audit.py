@@ -104,7 +104,7 @@ def test_answers_do_not_depend_on_the_batch_or_the_cores(fitted: Auditor, transf
 def test_no_rows_no_answers(fitted: Auditor, transform: TableTransform) -> None:
     nothing = transform.encode(table()[0].iloc[:0])
     assert fitted.consensus(nothing).shape == fitted.plausibility(nothing).shape == (0,)
-    assert fitted.reservation(np.zeros((0, 3)), np.zeros((0, 3))).shape == (0, 3)
+    assert fitted.expected(np.zeros((0, 3)), np.zeros((0, 3))).shape == (0, 3)
 
 
 def test_accepts_asks_for_both(transform: TableTransform) -> None:
@@ -113,13 +113,28 @@ def test_accepts_asks_for_both(transform: TableTransform) -> None:
     assert accepted.tolist() == [True, False, False]
 
 
-def test_reservation_puts_plausible_before_agreed(transform: TableTransform) -> None:
-    auditor = Auditor(transform.schema, consensus_threshold=0.6, plausibility_threshold=0.0)
-    consensus = np.array([0.3, 0.9, 0.5, 1.0, 0.7, np.nan])
-    plausibility = np.array([1.0, 1.0, 0.0, -1.0, -1.0, 1.0])
-    reservation = auditor.reservation(consensus, plausibility)
-    assert np.argsort(reservation).tolist() == [1, 2, 0, 5, 3, 4]
-    np.testing.assert_array_equal(reservation == 0, auditor.accepts(consensus, plausibility))
+def test_more_is_expected_of_a_clear_case_than_of_a_close_one_and_least_of_an_outlier(
+    fitted: Auditor, transform: TableTransform
+) -> None:
+    frame = table()[0].iloc[[0, 0]].assign(income=[80.0, 50.5], age=30)
+    rows = transform.encode(frame)
+    clear, close = fitted.expected(fitted.consensus(rows), fitted.plausibility(rows))
+    far = Rows(rows.num[:1] + 5.0, rows.cat[:1])
+    (outlier,) = fitted.expected(fitted.consensus(far), fitted.plausibility(far))
+    assert 2 >= clear > close > outlier >= 0
+
+
+def test_what_is_expected_depends_on_whom_the_classifier_approves(transform: TableTransform) -> None:
+    """Where it approves the clear cases only, a panel's doubts about the others are not counted against it."""
+    rng = np.random.default_rng(5)
+    frame, _ = table(2000, seed=5)
+    noisy = (rng.random(len(frame)) < frame["income"] / 100).astype(int).to_numpy()
+    rows, clear = transform.encode(frame), (frame["income"] > 60).to_numpy()
+    everybody = Auditor(transform.schema, n_estimators=20).fit(rows, noisy, seed=0)
+    some = Auditor(transform.schema, n_estimators=20).fit(rows, noisy, seed=0, approved=clear)
+    np.testing.assert_array_equal(everybody.consensus(rows), some.consensus(rows))
+    consensus, plausibility = np.array([0.55]), np.array([0.3])
+    assert some.expected(consensus, plausibility) > everybody.expected(consensus, plausibility)
 
 
 def test_save_and_load_give_the_same_answers(fitted: Auditor, transform: TableTransform, tmp_path: Path) -> None:
@@ -129,6 +144,8 @@ def test_save_and_load_give_the_same_answers(fitted: Auditor, transform: TableTr
     assert loaded.options == fitted.options
     np.testing.assert_array_equal(loaded.consensus(rows), fitted.consensus(rows))
     np.testing.assert_array_equal(loaded.plausibility(rows), fitted.plausibility(rows))
+    opinions = fitted.consensus(rows), fitted.plausibility(rows)
+    np.testing.assert_array_equal(loaded.expected(*opinions), fitted.expected(*opinions))
     assert set(skops.io.get_untrusted_types(file=path)) == set(TRUSTED)
 
 
@@ -149,12 +166,19 @@ def test_pickles_and_other_files_are_refused(fitted: Auditor, tmp_path: Path) ->
     (tmp_path / FILE).write_bytes(pickle.dumps({"version": 1}))
     with pytest.raises(ValueError, match="is not an auditor file"):
         Auditor.load(tmp_path, fitted.schema)
-    state = {"version": 1, "schema": "", "options": {}, "models": [LogisticRegression()], "critic": None}
+    state = {
+        "version": 2,
+        "schema": "",
+        "options": {},
+        "models": [LogisticRegression()],
+        "critic": None,
+        "agreement": {},
+    }
     for content, message in (
         ([1, 2], "is not an auditor file"),
-        ({"version": 1}, "is not an auditor file"),
+        ({"version": 2}, "is not an auditor file"),
         ({**state, "options": {"colour": "red"}}, "is not an auditor file"),
-        ({**state, "version": 0}, "of version 0; this release reads version 1"),
+        ({**state, "version": 0}, "of version 0; this release reads version 2"),
         (state, "holds other models"),
     ):
         skops.io.dump(content, tmp_path / FILE)

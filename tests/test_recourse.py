@@ -65,8 +65,17 @@ def test_answers_keep_every_promise(
         frame.astype(object).groupby(level=0).apply(lambda answers: len(answers.drop_duplicates()) == len(answers))
     )
     assert distinct.all()
-    ranked = report[report["audited"]].groupby(level=0)["cost"]
-    assert ranked.apply(lambda values: values.is_monotonic_increasing).all()
+    ranked = report[report["status"] == "ok"]
+    expected = fitted.auditor.expected(ranked["consensus"].to_numpy(), ranked["plausibility"].to_numpy())
+    scores = (expected - ranked["cost"] / len(frame.columns)).groupby(level=0)
+    assert scores.apply(lambda values: values.is_monotonic_decreasing).all()
+
+
+def test_cheapest_ranks_what_the_auditor_accepts_by_cost(fitted: RecourseGenerator, denied: pd.DataFrame) -> None:
+    report = fitted.generate(denied.iloc[:40], n=3, select="cheapest", **FEW).report
+    accepted = report[report["audited"]]
+    assert (accepted.groupby(level=0).size() > 1).any()
+    assert accepted.groupby(level=0)["cost"].apply(lambda values: values.is_monotonic_increasing).all()
 
 
 def test_changes_lead_from_the_factual_to_the_answer(fitted: RecourseGenerator, denied: pd.DataFrame) -> None:

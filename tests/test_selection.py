@@ -27,14 +27,14 @@ def random_pool(seed, batch=3, size=6, kinds=3):
         valid=valid,
         consensus=np.full((batch, size), np.nan),
         plausibility=np.full((batch, size), np.nan),
-        reservation=np.where(accepted, 0.0, rng.choice([1e-30, 0.5, 2.0], (batch, size))),
+        expected=rng.choice([0.0, 0.5, 2.0], (batch, size)),
         accepted=accepted,
     )
 
 
 def best(pool, b, n, key):
     eligible = [s for s in range(pool.valid.shape[1]) if pool.valid[b, s]]
-    ranked = sorted(eligible, key=lambda s: (not pool.accepted[b, s], key(s), s))[:n]
+    ranked = sorted(eligible, key=lambda s: (key(s), s))[:n]
     return ranked + [-1] * (n - len(ranked))
 
 
@@ -43,27 +43,41 @@ pools = st.builds(random_pool, st.integers(0, 2**32 - 1), st.integers(0, 4), st.
 
 @quick
 @given(pools, st.integers(1, 10))
-def test_cheapest_is_the_least_cost_of_the_accepted_then_the_least_reservation(pool, n):
-    chosen = selection.policy("cheapest")(pool, n)
+def test_score_weighs_what_is_expected_against_the_cost_per_column(pool, n):
+    chosen = selection.policy("score").choose(pool, n)
     assert chosen.shape == (len(pool.cost), n)
     for b, row in enumerate(chosen):
-        price = [pool.cost[b, s] if pool.accepted[b, s] else pool.reservation[b, s] for s in range(pool.cost.shape[1])]
-        assert row.tolist() == best(pool, b, n, price.__getitem__)
+        assert row.tolist() == best(pool, b, n, lambda s, b=b: pool.cost[b, s] / 3 - pool.expected[b, s])
+
+
+@quick
+@given(pools, st.integers(1, 10))
+def test_cheapest_is_the_least_cost_of_the_accepted_then_what_most_is_expected_of(pool, n):
+    for b, row in enumerate(selection.policy("cheapest").choose(pool, n)):
+        price = [pool.cost[b, s] if pool.accepted[b, s] else -pool.expected[b, s] for s in range(pool.cost.shape[1])]
+        assert row.tolist() == best(pool, b, n, lambda s, b=b, price=price: (not pool.accepted[b, s], price[s]))
 
 
 @quick
 @given(pools, st.integers(1, 10))
 def test_confident_is_the_highest_probability_accepted_first(pool, n):
-    for b, row in enumerate(selection.policy("confident")(pool, n)):
-        assert row.tolist() == best(pool, b, n, lambda s, b=b: -pool.probability[b, s])
+    for b, row in enumerate(selection.policy("confident").choose(pool, n)):
+        assert row.tolist() == best(pool, b, n, lambda s, b=b: (not pool.accepted[b, s], -pool.probability[b, s]))
+
+
+@quick
+@given(pools, st.integers(1, 4))
+def test_score_draws_on_until_enough_are_valid_and_the_others_until_enough_are_accepted(pool, n):
+    for name, flags in (("score", pool.valid), ("cheapest", pool.accepted), ("confident", pool.accepted)):
+        assert selection.policy(name).done(pool, n).tolist() == [sum(row) >= n for row in flags]
 
 
 @quick
 @given(pools.filter(lambda pool: len(pool.cost) > 1), st.sampled_from(sorted(selection.POLICIES)))
 def test_company_does_not_matter(pool, name):
     dear = dataclasses.replace(pool, cost=pool.cost + np.eye(len(pool.cost), 1) * 1e30)
-    alone = pool.take(np.arange(1, len(pool.cost)))
-    np.testing.assert_array_equal(selection.policy(name)(dear, 3)[1:], selection.policy(name)(alone, 3))
+    alone, choose = pool.take(np.arange(1, len(pool.cost))), selection.policy(name).choose
+    np.testing.assert_array_equal(choose(dear, 3)[1:], choose(alone, 3))
 
 
 @quick
@@ -102,5 +116,5 @@ def test_extending_keeps_the_order_and_drops_repeats_across_both(seed, other):
 
 
 def test_an_unknown_policy_lists_what_exists():
-    with pytest.raises(ValueError, match="unknown selection 'dearest'; known are: cheapest, confident"):
+    with pytest.raises(ValueError, match="unknown selection 'dearest'; known are: cheapest, confident, score"):
         selection.policy("dearest")

@@ -1,0 +1,147 @@
+"""Second opinions that were fitted together, and how far such a panel's opinions reach beyond itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import permutations
+from typing import Any, Self
+
+import numpy as np
+from scipy.special import expit, logit
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
+from sklearn.neighbors import LocalOutlierFactor
+from sklearn.utils.class_weight import compute_sample_weight
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+FOLDS = 3
+_FEWEST = 30  # opinions from which a curve is drawn
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Models of different families, and a critic of plausibility on the rows that they favour.
+
+    Features are float64 ``(B, E)``, labels int64 ``(B,)`` with 1 for the favourable class.
+    """
+
+    models: tuple[Any, ...]
+    critic: LocalOutlierFactor
+
+    @classmethod
+    def fit(
+        cls,
+        features: np.ndarray,
+        target: np.ndarray,
+        *,
+        n_estimators: int,
+        n_neighbors: int,
+        n_jobs: int | None,
+        seed: int,
+    ) -> Panel:
+        """Classes weigh the same, however rare one is; both must occur.
+
+        n_estimators: trees of the forest and rounds of the boosting. n_neighbors: of the critic, capped to what few
+        rows allow. n_jobs: processor cores for the forest.
+        """
+        weight = compute_sample_weight("balanced", target)
+        models = (
+            HistGradientBoostingClassifier(max_iter=n_estimators, early_stopping=False, random_state=seed),
+            # Large leaves: a forest that remembers each training row would agree with every label, also the odd ones.
+            RandomForestClassifier(n_estimators, min_samples_leaf=20, random_state=seed, n_jobs=n_jobs),
+        )
+        # OpenMP threads spin while they wait: on busy cores, two of them boost ten times slower than one.
+        with threadpool_limits(1, user_api="openmp"):
+            for model in models:
+                model.fit(features, target, sample_weight=weight)
+        # What the models agree on rather than the labels: a favourable label may be noise in the middle of nowhere.
+        agreed = _consensus(models, features) > 0.5
+        favourable = features[agreed if agreed.sum() >= 2 else target == 1]
+        # kd_tree in any dimension: brute force goes through matrix products, whose last bits vary with the batch.
+        critic = LocalOutlierFactor(min(n_neighbors, len(favourable) - 1), novelty=True, algorithm="kd_tree")
+        return cls(models, critic.fit(favourable))
+
+    def consensus(self, features: np.ndarray) -> np.ndarray:
+        """Float64 ``(B,)``: mean probability of the favourable class; 0 to 1, higher is better."""
+        return _consensus(self.models, features) if len(features) else np.zeros(0)
+
+    def plausibility(self, features: np.ndarray) -> np.ndarray:
+        """Float64 ``(B,)``: local outlier factor, negated and shifted so that inliers are at least 0."""
+        return self.critic.decision_function(features) if len(features) else np.zeros(0)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How likely somebody else shares an opinion: 1 / (1 + exp(−slope·opinion − intercept)), rising."""
+
+    slope: float
+    intercept: float
+
+    def __call__(self, opinion: np.ndarray) -> np.ndarray:
+        """Float64 in [0, 1], in the shape of `opinion`."""
+        return expit(self.slope * opinion + self.intercept)
+
+    @classmethod
+    def fit(cls, opinion: np.ndarray, shared: np.ndarray, default: Curve) -> Curve:
+        """Logistic regression of ``shared`` (0 or 1) on opinions, both ``(B,)``; the default where it says nothing."""
+        if len(np.unique(shared)) < 2:
+            return default
+        fitted = LogisticRegression(C=100.0).fit(opinion[:, None], shared)
+        slope, intercept = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
+        return cls(slope, intercept) if slope > 0 else default
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far one panel's opinions reach: curves over the log-odds of a consensus, and over a plausibility.
+
+    The defaults take a consensus at its word, and an inlier for one by some margin.
+    """
+
+    favoured: Curve = Curve(1.0, 0.0)
+    inlier: Curve = Curve(10.0, 0.0)
+
+    def expected(self, consensus: np.ndarray, plausibility: np.ndarray) -> np.ndarray:
+        """Float64 in [0, 2], in the shape of the inputs: the sum of both probabilities."""
+        return self.favoured(_log_odds(consensus)) + self.inlier(_reach(plausibility))
+
+    @classmethod
+    def fit(cls, features: np.ndarray, target: np.ndarray, approved: np.ndarray, *, seed: int, **options: Any) -> Self:
+        """One panel per third of the rows; each pair of them is asked about the third that neither has seen.
+
+        There it is asked about the rows that are favourable and `approved` (bool ``(B,)``) by the classifier, as
+        answers are. Labels that are noisy, or rows that are few, make the curves flatter. options: of `Panel.fit`.
+        """
+        if np.bincount(target, minlength=2).min() < 2 * FOLDS:
+            return cls()
+        folds = [held for _, held in StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(features, target)]
+        panels = [Panel.fit(features[at], target[at], seed=seed, **options) for at in folds]
+        # Favoured means more likely than not, both where the classes weigh the same and where they weigh as they occur.
+        favoured_above = max(0.5, 1.0 - float(target.mean()))
+        asked = []
+        for one, other, unseen in permutations(range(FOLDS)):
+            rows = features[folds[unseen]][(approved & (target == 1))[folds[unseen]]]
+            mine, theirs = panels[one], panels[other]
+            shared = (theirs.consensus(rows) > favoured_above, theirs.plausibility(rows) >= 0)
+            asked.append(np.stack([_log_odds(mine.consensus(rows)), _reach(mine.plausibility(rows)), *shared], 1))
+        consensus, plausibility, favoured, inlier = np.concatenate(asked).T
+        if len(consensus) < _FEWEST:
+            return cls()
+        return cls(Curve.fit(consensus, favoured, cls.favoured), Curve.fit(plausibility, inlier, cls.inlier))
+
+
+def _log_odds(consensus: np.ndarray) -> np.ndarray:
+    return logit(np.clip(consensus, 1e-3, 1 - 1e-3))
+
+
+def _reach(plausibility: np.ndarray) -> np.ndarray:
+    # Beyond that, how far off a row is says no more: outlier factors have no upper end.
+    return np.maximum(plausibility, -1.0)
+
+
+def _consensus(models: tuple[Any, ...], features: np.ndarray) -> np.ndarray:
+    with threadpool_limits(1, user_api="openmp"):
+        votes = np.stack([model.predict_proba(features)[:, 1] for model in models])
+    # Threads add up trees in any order; rounding drops the bits that this changes, so equal rows stay equal.
+    return votes.mean(axis=0).round(9)
