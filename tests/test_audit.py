@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import skops.io
 import torch
+from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from recourse_gen.audit import FILE, TRUSTED, Auditor
@@ -137,6 +138,31 @@ def test_what_is_expected_depends_on_whom_the_classifier_approves(transform: Tab
     assert some.expected(consensus, plausibility) > everybody.expected(consensus, plausibility)
 
 
+# Both opinions over the whole of their ranges, as pools hold them, and what is expected where nothing was measured.
+CONSENSUS, PLAUSIBILITY = np.meshgrid(np.linspace(0.001, 0.999, 21), np.linspace(-1.0, 1.0, 11))
+UNMEASURED = CONSENSUS + expit(10 * PLAUSIBILITY)
+
+
+def test_more_of_either_opinion_lets_more_be_expected(fitted: Auditor) -> None:
+    expected = fitted.expected(CONSENSUS, PLAUSIBILITY)
+    assert expected.dtype == np.float64
+    assert expected.shape == CONSENSUS.shape
+    assert (np.diff(expected, axis=0) > 0).all(), "more plausible, at any consensus"
+    assert (np.diff(expected, axis=1) > 0).all(), "more consensus, at any plausibility"
+
+
+def test_where_nobody_is_approved_opinions_are_taken_at_their_word(transform: TableTransform) -> None:
+    frame, target = table()
+    nobody, everybody, silent = (
+        Auditor(transform.schema, n_estimators=20).fit(transform.encode(frame), target, seed=0, **options)
+        for options in ({"approved": target < 0}, {"approved": target >= 0}, {})
+    )
+    np.testing.assert_allclose(nobody.expected(CONSENSUS, PLAUSIBILITY), UNMEASURED)
+    measured = everybody.expected(CONSENSUS, PLAUSIBILITY)
+    assert np.abs(measured - UNMEASURED).max() > 0.1
+    np.testing.assert_array_equal(silent.expected(CONSENSUS, PLAUSIBILITY), measured)
+
+
 def test_save_and_load_give_the_same_answers(fitted: Auditor, transform: TableTransform, tmp_path: Path) -> None:
     rows = transform.encode(table(80, seed=6)[0])
     path = fitted.save(tmp_path)
@@ -144,8 +170,9 @@ def test_save_and_load_give_the_same_answers(fitted: Auditor, transform: TableTr
     assert loaded.options == fitted.options
     np.testing.assert_array_equal(loaded.consensus(rows), fitted.consensus(rows))
     np.testing.assert_array_equal(loaded.plausibility(rows), fitted.plausibility(rows))
-    opinions = fitted.consensus(rows), fitted.plausibility(rows)
-    np.testing.assert_array_equal(loaded.expected(*opinions), fitted.expected(*opinions))
+    expected = fitted.expected(CONSENSUS, PLAUSIBILITY)
+    np.testing.assert_array_equal(loaded.expected(CONSENSUS, PLAUSIBILITY), expected)
+    assert np.abs(expected - UNMEASURED).max() > 0.1, "what is kept was measured"
     assert set(skops.io.get_untrusted_types(file=path)) == set(TRUSTED)
 
 
@@ -178,6 +205,8 @@ def test_pickles_and_other_files_are_refused(fitted: Auditor, tmp_path: Path) ->
         ([1, 2], "is not an auditor file"),
         ({"version": 2}, "is not an auditor file"),
         ({**state, "options": {"colour": "red"}}, "is not an auditor file"),
+        ({**state, "agreement": {"colour": {"slope": 1.0, "intercept": 0.0}}}, "is not an auditor file"),
+        ({**state, "agreement": {"inlier": {"slope": 1.0}}}, "is not an auditor file"),
         ({**state, "version": 0}, "of version 0; this release reads version 2"),
         (state, "holds other models"),
     ):

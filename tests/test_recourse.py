@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 
 from recourse_gen import Constraints, Counterfactuals, RecourseGenerator
+from recourse_gen.audit import Auditor
 from recourse_gen.counterfactuals import REPORT, STATUSES
 from recourse_gen.metrics import cost
 
@@ -76,6 +77,23 @@ def test_cheapest_ranks_what_the_auditor_accepts_by_cost(fitted: RecourseGenerat
     accepted = report[report["audited"]]
     assert (accepted.groupby(level=0).size() > 1).any()
     assert accepted.groupby(level=0)["cost"].apply(lambda values: values.is_monotonic_increasing).all()
+
+
+def test_the_auditor_learns_from_those_whom_the_classifier_approves(
+    table: Table, classifier: Pipeline, small: dict[str, Any]
+) -> None:
+    frame, granted = table
+    noisy = np.where(np.random.default_rng(0).random(len(frame)) < 0.3, 1 - granted, granted)
+    generator = RecourseGenerator(**{**small, "backbone": "nearest", "backbone_options": {}})
+    generator.fit(frame, noisy, classifier=classifier)
+    rows, approved = generator.transform.encode(frame), probability(classifier, frame) > 0.5
+    opinions = generator.auditor.consensus(rows), generator.auditor.plausibility(rows)
+    other, same = (
+        Auditor(generator.schema, **small["audit"]).fit(rows, noisy, seed=0, approved=flags).expected(*opinions)
+        for flags in (None, approved)
+    )
+    np.testing.assert_array_equal(generator.auditor.expected(*opinions), same)
+    assert np.abs(other - same).max() > 0.01
 
 
 def test_changes_lead_from_the_factual_to_the_answer(fitted: RecourseGenerator, denied: pd.DataFrame) -> None:
@@ -241,6 +259,8 @@ def test_policies_choose_what_they_say(fitted: RecourseGenerator, denied: pd.Dat
     assert (cheap["probability"] <= sure["probability"] + 1e-9).all()
     assert cheap["cost"].sum() < sure["cost"].sum()
     assert cheap["consensus"].isna().all()
+    # Where no auditor is asked, the cost alone decides.
+    pd.testing.assert_frame_equal(fitted.generate(denied.iloc[:30], select="score", **exactly).report, cheap)
 
 
 def test_a_higher_cost_weight_stays_closer(fitted: RecourseGenerator, denied: pd.DataFrame) -> None:
@@ -265,15 +285,19 @@ def test_text_outcomes_and_the_classifiers_own_decisions(table: Table, small: di
     assert (model.predict(refusal.generate(favoured, **FEW).to_frame()) == "no").all()
 
 
-@pytest.mark.parametrize(("trained", "used"), [(4.0, 4.0), ((2.0, 20.0), 15.0), ((16.0, 30.0), 16.0)])
+@pytest.mark.parametrize(
+    ("trained", "used"), [(4.0, 4.0), ((2.0, 18.0), 18.0), ((2.0, 30.0), 20.0), ((22.0, 30.0), 22.0)]
+)
 def test_without_a_cost_weight_it_is_one_that_was_trained_on(
     table: Table, denied: pd.DataFrame, classifier: Pipeline, trained: Any, used: float
 ) -> None:
     pairs = {"top_k": 50, "cost_weight": trained}
     generator = RecourseGenerator("exact", pairs=pairs, audit={"n_estimators": 5, "n_jobs": 1})
     generator.fit(*table, classifier=classifier)
-    some: dict[str, Any] = {"candidates": 4, "max_candidates": 4, "audit": False}
-    silent = generator.generate(denied.iloc[:20], **some)
-    pd.testing.assert_frame_equal(silent.report, generator.generate(denied.iloc[:20], cost_weight=used, **some).report)
-    other = generator.generate(denied.iloc[:20], cost_weight=used / 3, **some)
-    assert not silent.to_frame().equals(other.to_frame())
+    # All that is drawn is answered, so that another law shows.
+    some: dict[str, Any] = {"n": 32, "candidates": 32, "max_candidates": 32, "audit": False}
+    silent = generator.generate(denied.iloc[:40], **some)
+    pd.testing.assert_frame_equal(silent.report, generator.generate(denied.iloc[:40], cost_weight=used, **some).report)
+    for factor in (0.9, 1.1):
+        other = generator.generate(denied.iloc[:40], cost_weight=used * factor, **some)
+        assert not silent.to_frame().equals(other.to_frame())

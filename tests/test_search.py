@@ -59,10 +59,11 @@ def search(
     classifier: Any,
     factuals: pd.DataFrame,
     rules: Constraints,
+    auditor: Any = None,
     **options: Any,
 ) -> Counterfactuals:
     adapted = as_classifier(classifier, columns=transform.dtypes)
-    return Search(model, transform, adapted, None, rules, SearchOptions(**{**OPTIONS, **options}))(factuals)
+    return Search(model, transform, adapted, auditor, rules, SearchOptions(**{**OPTIONS, **options}))(factuals)
 
 
 def test_a_backbone_that_ignores_the_rules_is_found_out(
@@ -125,6 +126,44 @@ def test_rounds_continue_one_stream(
     rounds = search(*parts, n=32, candidates=candidates, max_candidates=32)
     assert len(once) > 50
     pd.testing.assert_frame_equal(rounds.to_frame(), once.to_frame())
+
+
+class Sceptic:
+    """Accepts nobody, and expects most of the young."""
+
+    def __init__(self, transform: TableTransform) -> None:
+        self.transform = transform
+
+    def consensus(self, rows: Rows) -> np.ndarray:
+        return np.zeros(rows.batch_size)
+
+    def plausibility(self, rows: Rows) -> np.ndarray:
+        return -self.transform.decode(rows)["age"].to_numpy(dtype=np.float64)
+
+    def expected(self, consensus: np.ndarray, plausibility: np.ndarray) -> np.ndarray:
+        return consensus + 100 * plausibility
+
+    def accepts(self, consensus: np.ndarray, plausibility: np.ndarray) -> np.ndarray:
+        return np.zeros(len(consensus), dtype=bool)
+
+
+def test_score_asks_what_is_expected_and_needs_no_approval_to_stop(
+    transform: TableTransform, classifier: Pipeline, denied: pd.DataFrame
+) -> None:
+    """Twenty candidates hold valid ones; a search for accepted ones goes on in vain, and chooses from more."""
+    parts: tuple[Any, ...] = (transform, classifier, denied.iloc[:30], Constraints(), Sceptic(transform))
+    found = {
+        select: search(Careless(transform.schema), *parts, select=select, n=1, candidates=20, max_candidates=40)
+        for select in ("score", "cheapest")
+    }
+    assert set(found["score"].report["candidates"]) == {20}
+    assert set(found["cheapest"].report["candidates"]) == {40}
+    score, cheapest = (one.to_frame()["age"].to_numpy() for one in found.values())
+    assert len(score) == len(cheapest) == 30
+    assert (cheapest <= score).all()
+    assert (cheapest < score).any()
+    once = search(Careless(transform.schema), *parts, select="score", n=1, candidates=40, max_candidates=40)
+    np.testing.assert_array_equal(once.to_frame()["age"], cheapest)
 
 
 def test_later_rounds_take_no_more_memory_than_the_first(transform: TableTransform, denied: pd.DataFrame) -> None:

@@ -27,7 +27,7 @@ def random_pool(seed, batch=3, size=6, kinds=3):
         valid=valid,
         consensus=np.full((batch, size), np.nan),
         plausibility=np.full((batch, size), np.nan),
-        expected=rng.choice([0.0, 0.5, 2.0], (batch, size)),
+        expected=rng.choice([0.0, 1 / 3, 1.0, 2.0], (batch, size)),
         accepted=accepted,
     )
 
@@ -53,7 +53,9 @@ def test_score_weighs_what_is_expected_against_the_cost_per_column(pool, n):
 @quick
 @given(pools, st.integers(1, 10))
 def test_cheapest_is_the_least_cost_of_the_accepted_then_what_most_is_expected_of(pool, n):
-    for b, row in enumerate(selection.policy("cheapest").choose(pool, n)):
+    chosen = selection.policy("cheapest").choose(pool, n)
+    assert chosen.shape == (len(pool.cost), n)
+    for b, row in enumerate(chosen):
         price = [pool.cost[b, s] if pool.accepted[b, s] else -pool.expected[b, s] for s in range(pool.cost.shape[1])]
         assert row.tolist() == best(pool, b, n, lambda s, b=b, price=price: (not pool.accepted[b, s], price[s]))
 
@@ -68,7 +70,9 @@ def test_confident_is_the_highest_probability_accepted_first(pool, n):
 @quick
 @given(pools, st.integers(1, 4))
 def test_score_draws_on_until_enough_are_valid_and_the_others_until_enough_are_accepted(pool, n):
-    for name, flags in (("score", pool.valid), ("cheapest", pool.accepted), ("confident", pool.accepted)):
+    wanted = {"score": pool.valid, "cheapest": pool.accepted, "confident": pool.accepted}
+    assert wanted.keys() == selection.POLICIES.keys()
+    for name, flags in wanted.items():
         assert selection.policy(name).done(pool, n).tolist() == [sum(row) >= n for row in flags]
 
 
@@ -107,7 +111,8 @@ def test_extending_keeps_the_order_and_drops_repeats_across_both(seed, other):
     both = a.extend(b)
     assert torch.equal(both.rows.num, torch.cat([a.rows.num, b.rows.num], 1))
     assert torch.equal(both.rows.cat, torch.cat([a.rows.cat, b.rows.cat], 1))
-    np.testing.assert_array_equal(both.cost, np.concatenate([a.cost, b.cost], 1))
+    for name in ("cost", "expected"):
+        np.testing.assert_array_equal(getattr(both, name), np.concatenate([getattr(a, name), getattr(b, name)], 1))
     np.testing.assert_array_equal(both.valid[:, :6], a.without_repeats().valid)
     assert not (both.valid[:, 6:] & ~b.valid).any()
     taken = both.take(np.array([2, 0]))
@@ -116,5 +121,5 @@ def test_extending_keeps_the_order_and_drops_repeats_across_both(seed, other):
 
 
 def test_an_unknown_policy_lists_what_exists():
-    with pytest.raises(ValueError, match="unknown selection 'dearest'; known are: cheapest, confident, score"):
+    with pytest.raises(ValueError, match="unknown selection 'dearest'; known are: cheapest, confident, score$"):
         selection.policy("dearest")
