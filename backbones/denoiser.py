@@ -49,7 +49,7 @@ class Denoiser(nn.Module):
 
     So leaving a column as it is needs no attention. Columns are ordered tokens first, then numbers; D = C + N.
 
-    width: of a column's embedding. heads: of attention (transformer only). layers: number of blocks.
+    width: of a column's embedding. heads: of attention. layers: number of blocks.
     body: ``transformer`` over the columns, or ``mlp`` over all of them flattened; both conditioned on time and λ.
     cost_prior: add −λ·s_d·C_d(x_d, ·) to the logits of token column d, with s_d learned from 1: the factor of Q.
     """

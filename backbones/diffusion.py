@@ -37,7 +37,7 @@ class DiffusionBackbone(EndpointBackbone):
         width: int = 64,
         heads: int = 2,
         layers: int = 3,
-        body: str = "mlp",
+        body: str = "transformer",
         cost_prior: bool = True,
         steps: int = 20,
         sigma_min: float = 0.002,

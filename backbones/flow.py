@@ -41,7 +41,7 @@ class FlowBackbone(EndpointBackbone):
         width: int = 64,
         heads: int = 2,
         layers: int = 3,
-        body: str = "mlp",
+        body: str = "transformer",
         cost_prior: bool = True,
         steps: int = 20,
         source: str = "factual",

@@ -112,6 +112,7 @@ class Auditor:
         Both are measured on training rows, between parts of them (`recourse_gen.panel.Agreement`). Their sum is what
         an independent judge can be expected to add to an answer's score, before the cost.
         """
+        self._fitted()
         return self._agreement.expected(np.asarray(consensus), np.asarray(plausibility))
 
     def accepts(self, consensus: np.ndarray, plausibility: np.ndarray) -> np.ndarray:
@@ -146,11 +147,7 @@ class Auditor:
             raise ValueError(f"{path} is missing; the folder holds no auditor")
         try:
             state = skops.io.load(path, trusted=list(TRUSTED))
-            version, kinds = state["version"], [*map(type, state["models"])]
-            panel = Panel(tuple(state["models"]), state["critic"])
-            agreement = Agreement(**{name: Curve(**curve) for name, curve in state["agreement"].items()})
-            auditor = cls(schema, **state["options"])
-            saved = state["schema"]
+            version = state["version"]
         except (UntrustedTypesFoundException, UnsupportedTypeException) as error:
             raise ValueError(f"{path} holds types that an auditor never has, and is refused: {error}") from error
         # skops fails in many ways on a file that is none of its own or was tampered with.
@@ -158,6 +155,14 @@ class Auditor:
             raise ValueError(f"{path} is not an auditor file: {type(error).__name__}: {error}") from error
         if version != VERSION:
             raise ValueError(f"{path} is an auditor file of version {version}; this release reads version {VERSION}")
+        try:
+            kinds = [*map(type, state["models"])]
+            panel = Panel(tuple(state["models"]), state["critic"])
+            agreement = Agreement(**{name: Curve(**curve) for name, curve in state["agreement"].items()})
+            auditor = cls(schema, **state["options"])
+            saved = state["schema"]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"{path} is not an auditor file: {type(error).__name__}: {error}") from error
         right = kinds == [HistGradientBoostingClassifier, RandomForestClassifier]
         if not right or type(panel.critic) is not LocalOutlierFactor:
             raise ValueError(f"{path} holds other models than an auditor has")

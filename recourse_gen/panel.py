@@ -84,12 +84,16 @@ class Curve:
 
     @classmethod
     def fit(cls, opinion: np.ndarray, shared: np.ndarray, default: Curve) -> Curve:
-        """Logistic regression of ``shared`` (0 or 1) on opinions, both ``(B,)``; the default where it says nothing."""
-        if len(np.unique(shared)) < 2:
-            return default
-        fitted = LogisticRegression(C=100.0).fit(opinion[:, None], shared)
-        slope, intercept = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
-        return cls(slope, intercept) if slope > 0 else default
+        """Logistic regression of ``shared`` (0 or 1) on opinions, both ``(B,)``.
+
+        Where all outcomes are the same, or fall as opinions rise, the default's slope is kept, at the level measured.
+        """
+        if len(np.unique(shared)) == 2:
+            fitted = LogisticRegression(C=100.0).fit(opinion[:, None], shared)
+            if fitted.coef_[0, 0] > 0:
+                return cls(float(fitted.coef_[0, 0]), float(fitted.intercept_[0]))
+        rate = (shared.sum() + 1.0) / (len(shared) + 2.0)  # Laplace's rule: never quite 0 or 1
+        return cls(default.slope, float(logit(rate) - default.slope * opinion.mean()))
 
 
 @dataclass(frozen=True)

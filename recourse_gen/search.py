@@ -214,7 +214,7 @@ class Search:
         if self.auditor is not None:
             audited = known["audited"].reshape(-1)[held]
             report.loc[good, "audited"] = audited
-            report.loc[good[~audited], "reason"] = "valid for the classifier, but the auditor accepted no candidate"
+            report.loc[good[~audited], "reason"] = "valid for the classifier, but the auditor does not accept it"
         return report, frame[held]
 
 

@@ -28,8 +28,8 @@ MIXED = Schema((*TOKENS.features, *NUMBER.features))
 WAYS: list[tuple[type[EndpointBackbone], dict[str, Any]]] = [
     *((FlowBackbone, {"source": source}) for source in SOURCES),
     (DiffusionBackbone, {}),
-    (FlowBackbone, {"body": "transformer"}),
-    (DiffusionBackbone, {"body": "transformer", "cost_prior": False}),
+    (FlowBackbone, {"body": "mlp"}),
+    (DiffusionBackbone, {"body": "mlp", "cost_prior": False}),
 ]
 
 
