@@ -6,18 +6,23 @@ R(x⁺ | x) = Π_d R(x⁺_d | x⁺_<d, x), each factor a softmax over the column
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from backbones.alphabet import Alphabet
+from backbones.corruption import Corruption
 from backbones.layers import Block, Cache, ColumnEmbedding, ColumnHead, MoveEmbedding, ScalarEmbedding, log_choice
 from recourse_gen.backbone import Backbone
 from recourse_gen.constraints import Feasible
 from recourse_gen.noise import Noise
 from recourse_gen.rows import Rows
 from recourse_gen.schema import Schema
+
+if TYPE_CHECKING:
+    from recourse_gen.pairs import PairSupervision
 
 
 class AutoregressiveBackbone(Backbone):
@@ -30,6 +35,7 @@ class AutoregressiveBackbone(Backbone):
     cross_attention: the decoder attends to every encoded column (the paper's); otherwise decoder position d simply
         receives the encoded column d, so leaving a column as it is needs no attention.
     cost_prior: add −λ·s_d·C_d(x_d, ·) to the logits of column d, with s_d learned from 1: the factor that Q itself has.
+    corruption: share of the columns seen in training that belong to another draw, see `backbones.corruption`.
     """
 
     def __init__(
@@ -45,6 +51,7 @@ class AutoregressiveBackbone(Backbone):
         smoothing: float = 0.0,
         cross_attention: bool = False,
         cost_prior: bool = True,
+        corruption: float = 0.5,
     ) -> None:
         super().__init__(schema)
         least = {"width": (width, 1), "heads": (heads, 1), "encoder_layers": (encoder_layers, 0)}
@@ -56,6 +63,7 @@ class AutoregressiveBackbone(Backbone):
         self.alphabet = Alphabet(schema, bins=bins, spacing=spacing)
         sizes, columns = self.alphabet.sizes, len(schema.features)
         self.heads, self.smoothing = heads, smoothing
+        self.corruption = Corruption(corruption)
         basis = self.alphabet.basis()
         self.embed_factual = ColumnEmbedding(basis, width)
         self.embed_previous = ColumnEmbedding(basis, width)
@@ -70,9 +78,13 @@ class AutoregressiveBackbone(Backbone):
         self.head = ColumnHead(basis, sizes, width)
         self.cost_scale = nn.Parameter(torch.ones(columns)) if cost_prior else None
 
+    def observe(self, pairs: PairSupervision) -> None:
+        self.corruption.pairs = pairs
+
     def forward(self, factual: Rows, counterfactual: Rows, cost_weight: Tensor) -> Tensor:
         """Negative log-likelihood ``(B,)`` in nats; the cross-entropy to blurred targets if `smoothing` > 0."""
-        log_p = torch.log_softmax(self._logits(factual, counterfactual, cost_weight), -1)
+        seen = self.corruption(factual, counterfactual, cost_weight) if self.training else counterfactual
+        log_p = torch.log_softmax(self._logits(factual, seen, cost_weight), -1)
         codes = self.alphabet.codes(counterfactual)
         if not self.smoothing:
             return -log_p.gather(2, codes[:, :, None])[..., 0].sum(1)
@@ -143,13 +155,13 @@ class AutoregressiveBackbone(Backbone):
             return None
         return -self.alphabet.costs(factual) * (cost_weight[:, None] * self.cost_scale)[..., None]
 
-    def _logits(self, factual: Rows, counterfactual: Rows, cost_weight: Tensor) -> Tensor:
-        """Teacher-forced logits ``(B, D, L)``; position d sees the counterfactual's columns before d."""
+    def _logits(self, factual: Rows, seen: Rows, cost_weight: Tensor) -> Tensor:
+        """Teacher-forced logits ``(B, D, L)``; position d sees the columns of `seen` before d."""
         context, prior = self._encode(factual, cost_weight), self._prior(factual, cost_weight)
-        codes, values = self.alphabet.codes(counterfactual), self.alphabet.numbers(counterfactual)
+        codes, values = self.alphabet.codes(seen), self.alphabet.numbers(seen)
         moved, distance = codes != self.alphabet.codes(factual), values - self.alphabet.numbers(factual)
-        seen = self.embed_previous(codes, values) + self.embed_move(moved, distance)
-        x = context + self.decoder_position + nn.functional.pad(seen[:, :-1], (0, 0, 1, 0))
+        previous = self.embed_previous(codes, values) + self.embed_move(moved, distance)
+        x = context + self.decoder_position + nn.functional.pad(previous[:, :-1], (0, 0, 1, 0))
         for block in self.decoder:
             x = block(x, causal=True, memory=context if self.cross_attention else None)
         logits = self.head(self.norm(x))

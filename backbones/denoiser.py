@@ -177,8 +177,8 @@ class TokenColumns(nn.Module):
         return F.embedding(cat + self.offset, table().flatten(0, 1))
 
     def state(self, cat: Tensor, factual: Tensor) -> Tensor:
-        """Embedded codes ``(R, C)`` of a state, marked where they differ from the factual's."""
-        return self.embed(self.present, cat) + (cat != factual)[..., None] * self.moved
+        """Embedded codes ``(R, C)`` of a state, where they differ from the factual's; 0 elsewhere."""
+        return (cat != factual)[..., None] * (self.embed(self.present, cat) + self.moved)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """``(R, C, W)`` → ``(R, C, L)``; padding is left to the prior."""
@@ -262,11 +262,12 @@ class Perceptron(nn.Module):
         hidden = expansion * width
         self.into, self.out = nn.Linear(columns * width, hidden), nn.Linear(hidden, columns * width)
         self.blocks = nn.ModuleList([FilmBlock(hidden, width) for _ in range(layers)])
-        self.last = nn.LayerNorm(width)
+        self.norm, self.last = nn.LayerNorm(width), nn.LayerNorm(hidden)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         h = self.into(x.flatten(1))
         for block in self.blocks:
             h = block(h, condition)
-        # The skip keeps each column's own embedding next to what all columns say together.
-        return self.last(x + self.out(h).view_as(x))
+        # Each column's own embedding next to what all columns say together. A norm over the sum would leave numbers,
+        # which need little of the former, too little of the latter.
+        return self.norm(x) + self.out(self.last(h)).view_as(x)

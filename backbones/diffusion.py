@@ -28,6 +28,7 @@ class DiffusionBackbone(EndpointBackbone):
         sampler's last level is that of τ = 1 / steps.
     sigma_mean, sigma_std: of ln σ in training; EDM's −1.2 at σ_data = 0.5, moved by ln 2.
     width, heads, layers, body, cost_prior: of the network, see `backbones.denoiser.Denoiser`.
+    corruption: share of the tokens seen in training that belong to another draw, see `backbones.corruption`.
     """
 
     def __init__(
@@ -37,8 +38,9 @@ class DiffusionBackbone(EndpointBackbone):
         width: int = 64,
         heads: int = 2,
         layers: int = 3,
-        body: str = "transformer",
+        body: str = "mlp",
         cost_prior: bool = True,
+        corruption: float = 0.3,
         steps: int = 20,
         sigma_min: float = 0.002,
         sigma_max: float = 20.0,
@@ -46,7 +48,16 @@ class DiffusionBackbone(EndpointBackbone):
         sigma_mean: float = -0.5,
         sigma_std: float = 1.2,
     ) -> None:
-        super().__init__(schema, width=width, heads=heads, layers=layers, body=body, cost_prior=cost_prior, steps=steps)
+        super().__init__(
+            schema,
+            width=width,
+            heads=heads,
+            layers=layers,
+            body=body,
+            cost_prior=cost_prior,
+            corruption=corruption,
+            steps=steps,
+        )
         if not 0 < sigma_min < sigma_max < math.inf:
             raise ValueError(f"sigma_min and sigma_max must be 0 < sigma_min < sigma_max, got {sigma_min}, {sigma_max}")
         for name, value in (("rho", rho), ("sigma_std", sigma_std)):
@@ -75,7 +86,8 @@ class DiffusionBackbone(EndpointBackbone):
         hidden = (time * len(self.levels)).ceil()
         masked = self.ranks(end.cat, stream) < hidden
         context = self.denoiser.context(self.encode(factual), cost_weight)
-        state = Rows(end.num + sigma * epsilon, torch.where(masked, self.levels, end.cat))
+        shown = self.seen(factual, end, cost_weight)
+        state = Rows(end.num + sigma * epsilon, torch.where(masked, self.levels, shown))
         num, logits = self.denoiser(context, state, torch.ones_like(sigma), sigma)
         loss = (self._weight(sigma) * (1 + sigma**-2) * (num - end.num).square()).sum(1)
         if len(self.levels):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from backbones.alphabet import Alphabet
+from backbones.corruption import Corruption
 from backbones.denoiser import Context, Denoiser, Endpoint
 from backbones.layers import log_choice
 from backbones.scores import NormalScores
@@ -18,6 +20,9 @@ from recourse_gen.noise import Noise
 from recourse_gen.rows import Rows
 from recourse_gen.schema import Schema
 
+if TYPE_CHECKING:
+    from recourse_gen.pairs import PairSupervision
+
 _BLOCK = 1024
 
 
@@ -25,7 +30,8 @@ class EndpointBackbone(Backbone):
     """A path from noise to the counterfactual, walked by a network that predicts the path's end.
 
     Inside, numbers are normal scores and a masked token has the code L_d, one past its column's last level.
-    Options are those of `Denoiser`, and `steps`: network evaluations of the sampler (at least 1).
+    Options are those of `Denoiser`; corruption: share of the tokens seen in training that belong to another draw of Q;
+    steps: network evaluations of the sampler (at least 1).
     """
 
     levels: Tensor
@@ -39,12 +45,14 @@ class EndpointBackbone(Backbone):
         layers: int,
         body: str,
         cost_prior: bool,
+        corruption: float,
         steps: int,
     ) -> None:
         super().__init__(schema)
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
         self.steps = steps
+        self.corruption = Corruption(corruption)
         self.alphabet = Alphabet(schema, bins=2, spacing="uniform")
         self.scores = NormalScores(schema)
         self.denoiser = Denoiser(schema, width=width, heads=heads, layers=layers, body=body, cost_prior=cost_prior)
@@ -86,6 +94,13 @@ class EndpointBackbone(Backbone):
             )
             parts.append(candidates.land(*self.walk(candidates)))
         return Rows(torch.cat([part.num for part in parts]), torch.cat([part.cat for part in parts]))
+
+    def observe(self, pairs: PairSupervision) -> None:
+        self.corruption.pairs = pairs
+
+    def seen(self, factual: Rows, counterfactual: Rows, cost_weight: Tensor) -> Tensor:
+        """Codes of the counterfactual ``(B, C)`` as a state shows them: partly another draw's while training."""
+        return (self.corruption(factual, counterfactual, cost_weight) if self.training else counterfactual).cat
 
     def encode(self, rows: Rows) -> Rows:
         return Rows(self.scores(rows.num), rows.cat)

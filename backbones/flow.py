@@ -32,6 +32,7 @@ class FlowBackbone(EndpointBackbone):
 
     source: of the tokens: ``factual``, ``mask``, or uniform ``noise``.
     width, heads, layers, body, cost_prior: of the network, see `backbones.denoiser.Denoiser`. steps: of the sampler.
+    corruption: share of the tokens seen in training that belong to another draw, see `backbones.corruption`.
     """
 
     def __init__(
@@ -41,12 +42,22 @@ class FlowBackbone(EndpointBackbone):
         width: int = 64,
         heads: int = 2,
         layers: int = 3,
-        body: str = "transformer",
+        body: str = "mlp",
         cost_prior: bool = True,
+        corruption: float = 0.3,
         steps: int = 20,
         source: str = "factual",
     ) -> None:
-        super().__init__(schema, width=width, heads=heads, layers=layers, body=body, cost_prior=cost_prior, steps=steps)
+        super().__init__(
+            schema,
+            width=width,
+            heads=heads,
+            layers=layers,
+            body=body,
+            cost_prior=cost_prior,
+            corruption=corruption,
+            steps=steps,
+        )
         if source not in SOURCES:
             raise ValueError(f"source must be one of {', '.join(SOURCES)}, got {source!r}")
         self.source = source
@@ -65,7 +76,7 @@ class FlowBackbone(EndpointBackbone):
         decided = (progress * len(self.levels)).floor()
         shown = self.ranks(end.cat, stream) < decided
         uniform = torch.rand(end.cat.shape, device=t.device, generator=stream)
-        cat = torch.where(shown, end.cat, self._start(factual.cat, uniform))
+        cat = torch.where(shown, self._evidence(factual, end, cost_weight), self._start(factual.cat, uniform))
         context = self.denoiser.context(self.encode(factual), cost_weight)
         num, logits = self.denoiser(context, Rows(noise_left * epsilon + t * end.num, cat), t, noise_left)
         loss = ((num - end.num) / noise_left).square().sum(1)
@@ -92,6 +103,14 @@ class FlowBackbone(EndpointBackbone):
                 posterior = self._posterior(logits, cat, end.new_tensor([[before / columns]]))
                 cat = self._jump(candidates, cat, posterior, (after - before) / (columns - before))
         return Rows(numbers.num, cat), logits
+
+    def _evidence(self, factual: Rows, end: Rows, cost_weight: Tensor) -> Tensor:
+        """Codes ``(B, C)`` that decided columns show. From the factual, corruption changes where a move leads but not
+        whether there is one: that is what `_posterior` takes for granted."""
+        seen = self.seen(factual, end, cost_weight)
+        if self.source != "factual":
+            return seen
+        return torch.where((end.cat == factual.cat) | (seen == factual.cat), end.cat, seen)
 
     def _start(self, factual: Tensor, uniform: Tensor) -> Tensor:
         """Codes of the source ``(B, C)``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import pandas as pd
 import torch
@@ -120,8 +121,28 @@ class PairSupervision:
         same &= (candidates.num == counterfactual.num[:, None]).all(-1)
         return self.log_weights(at, cost_weight).masked_fill(~same, -math.inf).logsumexp(1)
 
-    def draw(self, at: Tensor, cost_weight: Tensor, generator: torch.Generator, num_samples: int = 1) -> Rows:
-        """Partners drawn from Q for factuals `at` ``(B,)``: `Rows` ``(B, num_samples, ·)``."""
+    def locate(self, factuals: Rows) -> Tensor:
+        """int64 ``(B,)``: a position whose factual equals each row ``(B, ·)``, −1 where none does."""
+        keys, order = self._keys
+        wanted = _fingerprint(factuals)
+        if not len(keys):
+            return torch.full_like(wanted, -1)
+        place = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
+        return torch.where(keys[place] == wanted, order[place], -1)
+
+    @cached_property
+    def _keys(self) -> tuple[Tensor, Tensor]:
+        """Fingerprints of the factuals, ascending, and the positions that they belong to."""
+        keys, order = _fingerprint(self.factuals).sort()
+        return keys, order
+
+    def draw(
+        self, at: Tensor, cost_weight: Tensor, generator: torch.Generator | None = None, num_samples: int = 1
+    ) -> Rows:
+        """Partners drawn from Q for factuals `at` ``(B,)``: `Rows` ``(B, num_samples, ·)``.
+
+        generator: of the randomness; None for the global one.
+        """
         cumulative = torch.exp(-cost_weight[:, None] * (self.costs[at] - self.costs[at, :1])).cumsum(1)
         uniform = torch.rand(len(at), num_samples, generator=generator, device=self.device) * cumulative[:, -1:]
         # Rounding may put the last uniform past the end, and partners beyond the admissible ones weigh nothing.
@@ -137,3 +158,10 @@ class PairSupervision:
     def nearest(self) -> Rows:
         """Each remaining factual's cheapest partner, ``(F, ·)``."""
         return self.partners.take(self.index[:, 0].long())
+
+
+def _fingerprint(rows: Rows) -> Tensor:
+    """int64 ``(B,)``: equal for equal rows, and for others with a chance of 2⁻⁶⁴ or so. Exact sums modulo 2⁶⁴."""
+    bits = torch.cat([rows.num.view(torch.int32).long(), rows.cat], 1)
+    odd = torch.randint(2**62, (bits.shape[1],), generator=torch.Generator().manual_seed(0)) * 2 + 1
+    return (bits * odd.to(bits.device)).sum(1)

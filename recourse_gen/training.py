@@ -35,9 +35,9 @@ class TrainingOptions:
     """
 
     steps: int = 3000
-    minutes: float = 2.0
+    minutes: float = 2.5
     batch_size: int = 256
-    learning_rate: float = 2e-3
+    learning_rate: float = 4e-3
     weight_decay: float = 0.01
     warmup: float = 0.05
     clip: float = 1.0

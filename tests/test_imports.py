@@ -54,6 +54,7 @@ BACKBONES_MAY_IMPORT = {
     "recourse_gen.noise",
     "backbones.layers",
     "backbones.alphabet",
+    "backbones.corruption",
     "backbones.draft",
     "backbones.scores",
     "backbones.denoiser",

@@ -206,3 +206,19 @@ WRONG = {
 def test_a_wrong_option_is_named(option: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"pairs.{option}"):
         PairOptions(**{option: value})
+
+
+def test_a_known_person_is_found_whatever_the_order(split: Any, transform: TableTransform) -> None:
+    pairs = supervise(split, transform)
+    order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0))
+    at = pairs.locate(pairs.factuals.take(order))
+    for mine, theirs in zip(pairs.factuals.take(at), pairs.factuals.take(order), strict=True):
+        assert torch.equal(mine, theirs)
+    assert (pairs.locate(pairs.partners) == -1).all()
+
+
+def test_nobody_is_found_where_nobody_has_a_partner(split: Any, transform: TableTransform) -> None:
+    factuals, partners = split
+    nobody = supervise((factuals.iloc[:0], partners), transform)
+    assert len(nobody) == 0
+    assert nobody.locate(transform.encode(factuals)).tolist() == [-1] * len(factuals)

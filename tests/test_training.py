@@ -25,7 +25,7 @@ from recourse_gen.training import Trained, TrainingOptions, schedule
 from recourse_gen.transform import TableTransform
 
 SMALL: dict[str, Any] = {"width": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "bins": 8}
-LEARNED = [name for name in registry.names() if registry.load(name).observe is Backbone.observe]
+LEARNED = [name for name in registry.names() if not registry.load(name).observed]
 SHORT: dict[str, Any] = {"steps": 30, "minutes": 10.0, "batch_size": 32, "validation_pairs": 64, "validate_every": 5}
 
 

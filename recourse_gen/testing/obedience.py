@@ -80,7 +80,7 @@ def _assert_obeyed(subject: Subject, table: Table, people: pd.DataFrame, rules: 
     feasible = rules.compile(table.schema, people, table.transform.encode(people))
     possible = np.array([not reason for reason in feasible.reasons])
     model = subject.build(table, rules)
-    if subject.observes:
+    if not subject.learns:
         possible &= _have_partner(table, people, feasible, rules)
     if not possible.any():
         return

@@ -51,7 +51,7 @@ class Subject:
 
     @property
     def observes(self) -> bool:
-        """Whether it looks at the training pairs, and so may know nothing but them."""
+        """Whether it looks at the training pairs."""
         return self.backbone.observe is not Backbone.observe
 
     def blank(self, table: Table, weights: int = 0) -> Backbone:
