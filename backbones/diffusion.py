@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from backbones.endpoint import Candidates, Descent, EndpointBackbone
@@ -28,7 +27,7 @@ class DiffusionBackbone(EndpointBackbone):
         sampler's last level is that of τ = 1 / steps.
     sigma_mean, sigma_std: of ln σ in training; EDM's −1.2 at σ_data = 0.5, moved by ln 2.
     width, heads, layers, body, cost_prior: of the network, see `backbones.denoiser.Denoiser`.
-    corruption: share of the tokens seen in training that belong to another draw, see `backbones.corruption`.
+    corruption, rao_blackwell: of training, see `backbones.endpoint.EndpointBackbone`.
     """
 
     def __init__(
@@ -41,6 +40,7 @@ class DiffusionBackbone(EndpointBackbone):
         body: str = "mlp",
         cost_prior: bool = True,
         corruption: float = 0.3,
+        rao_blackwell: bool = False,
         steps: int = 20,
         sigma_min: float = 0.002,
         sigma_max: float = 20.0,
@@ -57,6 +57,7 @@ class DiffusionBackbone(EndpointBackbone):
             cost_prior=cost_prior,
             corruption=corruption,
             steps=steps,
+            rao_blackwell=rao_blackwell,
         )
         if not 0 < sigma_min < sigma_max < math.inf:
             raise ValueError(f"sigma_min and sigma_max must be 0 < sigma_min < sigma_max, got {sigma_min}, {sigma_max}")
@@ -88,11 +89,12 @@ class DiffusionBackbone(EndpointBackbone):
         context = self.denoiser.context(self.encode(factual), cost_weight)
         shown = self.seen(factual, end, cost_weight)
         state = Rows(end.num + sigma * epsilon, torch.where(masked, self.levels, shown))
-        num, logits = self.denoiser(context, state, torch.ones_like(sigma), sigma)
-        loss = (self._weight(sigma) * (1 + sigma**-2) * (num - end.num).square()).sum(1)
+        signal = torch.ones_like(sigma)
+        num, logits = self.denoiser(context, state, signal, sigma)
+        target = self.target(factual, end, cost_weight, ~masked, state.num, signal, sigma)
+        loss = (self._weight(sigma) * (1 + sigma**-2) * (num - target.num).square()).sum(1)
         if len(self.levels):
-            nats = F.cross_entropy(logits.flatten(0, 1), end.cat.flatten(), reduction="none").view_as(masked)
-            loss = loss + (nats.masked_fill(~masked, 0.0) * len(self.levels) / hidden).sum(1)
+            loss = loss + (target.nats(logits).masked_fill(~masked, 0.0) * len(self.levels) / hidden).sum(1)
         return loss
 
     def walk(self, candidates: Candidates) -> tuple[Rows, Tensor]:

@@ -13,6 +13,7 @@ from backbones.alphabet import Alphabet
 from backbones.corruption import Corruption
 from backbones.denoiser import Context, Denoiser, Endpoint
 from backbones.layers import log_choice
+from backbones.posterior import Posterior, Target
 from backbones.scores import NormalScores
 from recourse_gen.backbone import Backbone
 from recourse_gen.constraints import Feasible
@@ -30,7 +31,10 @@ class EndpointBackbone(Backbone):
     """A path from noise to the counterfactual, walked by a network that predicts the path's end.
 
     Inside, numbers are normal scores and a masked token has the code L_d, one past its column's last level.
-    Options are those of `Denoiser`; corruption: share of the tokens seen in training that belong to another draw of Q;
+    Options are those of `Denoiser`, and:
+    corruption: share of the tokens seen in training that belong to another draw of Q, see `backbones.corruption`.
+    rao_blackwell: learn from the exact posterior of Q, not the one pair behind a state, see `backbones.posterior`. It
+        takes what a state shows for true, so it needs corruption 0.
     steps: network evaluations of the sampler (at least 1).
     """
 
@@ -47,12 +51,17 @@ class EndpointBackbone(Backbone):
         cost_prior: bool,
         corruption: float,
         steps: int,
+        rao_blackwell: bool,
     ) -> None:
         super().__init__(schema)
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
         self.steps = steps
         self.corruption = Corruption(corruption)
+        if rao_blackwell and corruption:
+            raise ValueError(f"rao_blackwell needs corruption=0, got {corruption}")
+        self.rao_blackwell = rao_blackwell
+        self.posterior: Posterior | None = None
         self.alphabet = Alphabet(schema, bins=2, spacing="uniform")
         self.scores = NormalScores(schema)
         self.denoiser = Denoiser(schema, width=width, heads=heads, layers=layers, body=body, cost_prior=cost_prior)
@@ -97,6 +106,16 @@ class EndpointBackbone(Backbone):
 
     def observe(self, pairs: PairSupervision) -> None:
         self.corruption.pairs = pairs
+        if self.rao_blackwell:
+            self.posterior = Posterior(pairs, self.scores.to(pairs.device)(pairs.partners.num))
+
+    def target(
+        self, factual: Rows, end: Rows, cost_weight: Tensor, shown: Tensor, state: Tensor, signal: Tensor, noise: Tensor
+    ) -> Target:
+        """What the network should say of a state; see `Posterior.target` for the arguments."""
+        if self.posterior is None or not self.training:
+            return Target(end.num, end.cat)
+        return self.posterior.target(factual, end, cost_weight, shown, state, signal, noise)
 
     def seen(self, factual: Rows, counterfactual: Rows, cost_weight: Tensor) -> Tensor:
         """Codes of the counterfactual ``(B, C)`` as a state shows them: partly another draw's while training."""

@@ -8,7 +8,6 @@ al. 2024, Discrete Flow Matching; Campbell et al. 2024, Multiflow).
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from backbones.endpoint import Candidates, Descent, EndpointBackbone
@@ -32,7 +31,7 @@ class FlowBackbone(EndpointBackbone):
 
     source: of the tokens: ``factual``, ``mask``, or uniform ``noise``.
     width, heads, layers, body, cost_prior: of the network, see `backbones.denoiser.Denoiser`. steps: of the sampler.
-    corruption: share of the tokens seen in training that belong to another draw, see `backbones.corruption`.
+    corruption, rao_blackwell: of training, see `backbones.endpoint.EndpointBackbone`.
     """
 
     def __init__(
@@ -45,6 +44,7 @@ class FlowBackbone(EndpointBackbone):
         body: str = "mlp",
         cost_prior: bool = True,
         corruption: float = 0.3,
+        rao_blackwell: bool = False,
         steps: int = 20,
         source: str = "factual",
     ) -> None:
@@ -57,6 +57,7 @@ class FlowBackbone(EndpointBackbone):
             cost_prior=cost_prior,
             corruption=corruption,
             steps=steps,
+            rao_blackwell=rao_blackwell,
         )
         if source not in SOURCES:
             raise ValueError(f"source must be one of {', '.join(SOURCES)}, got {source!r}")
@@ -78,13 +79,14 @@ class FlowBackbone(EndpointBackbone):
         uniform = torch.rand(end.cat.shape, device=t.device, generator=stream)
         cat = torch.where(shown, self._evidence(factual, end, cost_weight), self._start(factual.cat, uniform))
         context = self.denoiser.context(self.encode(factual), cost_weight)
-        num, logits = self.denoiser(context, Rows(noise_left * epsilon + t * end.num, cat), t, noise_left)
-        loss = ((num - end.num) / noise_left).square().sum(1)
+        state = Rows(noise_left * epsilon + t * end.num, cat)
+        num, logits = self.denoiser(context, state, t, noise_left)
+        target = self.target(factual, end, cost_weight, shown, state.num, t, noise_left)
+        loss = ((num - target.num) / noise_left).square().sum(1)
         if len(self.levels):
             share = decided / len(self.levels)
             logits = self._posterior(logits, cat, share)
-            nats = F.cross_entropy(logits.flatten(0, 1), end.cat.flatten(), reduction="none").view_as(cat)
-            loss = loss + (nats.masked_fill(self._known(cat, factual.cat), 0.0) / (1 - share)).sum(1)
+            loss = loss + (target.nats(logits).masked_fill(self._known(cat, factual.cat), 0.0) / (1 - share)).sum(1)
         return loss
 
     def walk(self, candidates: Candidates) -> tuple[Rows, Tensor]:

@@ -55,6 +55,7 @@ BACKBONES_MAY_IMPORT = {
     "backbones.layers",
     "backbones.alphabet",
     "backbones.corruption",
+    "backbones.posterior",
     "backbones.draft",
     "backbones.scores",
     "backbones.denoiser",
