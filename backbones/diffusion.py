@@ -39,7 +39,7 @@ class DiffusionBackbone(EndpointBackbone):
         layers: int = 3,
         body: str = "mlp",
         cost_prior: bool = True,
-        corruption: float = 0.3,
+        corruption: float = 0.45,
         rao_blackwell: bool = False,
         steps: int = 20,
         sigma_min: float = 0.002,

@@ -43,7 +43,7 @@ class FlowBackbone(EndpointBackbone):
         layers: int = 3,
         body: str = "mlp",
         cost_prior: bool = True,
-        corruption: float = 0.3,
+        corruption: float = 0.45,
         rao_blackwell: bool = False,
         steps: int = 20,
         source: str = "factual",

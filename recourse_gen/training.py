@@ -35,7 +35,7 @@ class TrainingOptions:
     """
 
     steps: int = 3000
-    minutes: float = 2.5
+    minutes: float = 3.0
     batch_size: int = 256
     learning_rate: float = 4e-3
     weight_decay: float = 0.01
