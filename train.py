@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import joblib  # type: ignore[import-untyped]
 import numpy as np
 import pandas as pd
+import torch
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -53,6 +55,8 @@ def check(config: dict[str, Any]) -> None:
     folder, evaluated = Path(config["run"]), config["evaluation"]
     if checkpoint.is_finished(folder) and not config["overwrite"]:
         raise ValueError(f"{folder} already holds a finished run; pass overwrite=true or another run=PATH")
+    if config["threads"] is not None:
+        check_whole("threads", config["threads"])
     check_whole("evaluation.factuals", evaluated["factuals"])
     tradeoff = evaluated["tradeoff"]
     check_names(evaluation.sweep, "evaluation.tradeoff", tradeoff, skip=3)
@@ -66,6 +70,15 @@ def check(config: dict[str, Any]) -> None:
         given = {"n": 1, "seed": config["seed"], **config["generate"], **setting}
         given["cost_weight"] = 1.0 if given["cost_weight"] is None else given["cost_weight"]
         construct(SearchOptions, "generate", given)
+
+
+def use_threads(threads: int | None) -> None:
+    """Let torch compute on that many threads; None shares the cores among this machine's processes.
+
+    `accelerate launch` sets OMP_NUM_THREADS=1 where it is not set, which would leave all cores but one idle.
+    """
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(threads or max(1, joblib.cpu_count() // here))
 
 
 @dataclass(frozen=True)
@@ -162,6 +175,7 @@ def main(composed: DictConfig) -> None:
     made_here = not folder.exists()
     try:
         check(config)
+        use_threads(config["threads"])
         given = world(config, watch)
         generator = fit(config, given, watch)
         if training.processes().is_main_process:

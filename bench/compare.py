@@ -20,6 +20,7 @@ from typing import Any
 
 import hydra
 import pandas as pd
+import torch
 from omegaconf import OmegaConf
 
 import train
@@ -81,12 +82,13 @@ def cell(config: dict[str, Any], given: train.World) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         generator = train.fit({**config, "run": folder}, given, watch)
     result = evaluation.run(generator, given.denied, judge=given.judge, **config["generate"])
-    laws = fidelity.measure(generator, given.denied, cost_weights=(5.0, 10.0))
+    laws = fidelity.measure(generator, given.denied, **config["evaluation"]["fidelity"])
     measures = {f"{name}_{row['cost_weight']:g}": row[name] for row in laws for name in ("skill", "joint_skill", "kl")}
     return {
         **result.ours,
         "nearest": result.nearest,
         **measures,
+        "threads": torch.get_num_threads(),
         "training_seconds": watch.seconds["training"],
         "steps": generator.summary["training"]["steps"],
         "best_loss": generator.summary["training"]["best_loss"],

@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -38,9 +39,9 @@ MEASURES = {
 
 
 def train(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run from the repository's root, on one core."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    command = [sys.executable, "train.py", *map(str, arguments)]
+    """Run from the repository's root, on one thread."""
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+    command = [sys.executable, "train.py", "threads=1", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180)
 
 
@@ -139,14 +140,20 @@ def assert_refused(result: subprocess.CompletedProcess[str], *parts: str) -> Non
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Any]:
-    """`train`, in this process: the same without the seconds that a start takes."""
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """train.py as a module."""
     spec = importlib.util.spec_from_file_location("train", ROOT / "train.py")
     assert spec is not None
     assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "train", script)
-    spec.loader.exec_module(script)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "train", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def here(script: ModuleType, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """`train`, in this process: the same without the seconds that a start takes."""
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
     monkeypatch.chdir(ROOT)
@@ -170,6 +177,7 @@ WRONG: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "node": (("trainig.steps=3",), ("'trainig.steps'", "known are: data, backbone")),
     "value": (("training.steps=many",), ("training.steps must be a whole number", "'many'")),
     "value that only the end needs": (("generate.select=luck",), ("'luck'", "cheapest, confident, score")),
+    "threads": (("threads=0",), ("threads must be a whole number of at least 1",)),
     "number of people": (("evaluation.factuals=0",), ("evaluation.factuals must be",)),
     "option of the distance to Q": (
         ("evaluation.fidelity.samples=1",),
@@ -226,6 +234,19 @@ def test_a_failure_after_the_start_leaves_no_half_written_folder(tmp_path: Path,
     assert result.returncode == 2
     assert result.stderr.strip().splitlines()[-1].startswith("error: the training loss became ")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("threads", "here_too", "used"), [(None, "1", 6), (None, "4", 1), (None, "9", 1), (3, "4", 3)])
+def test_processes_share_the_cores(
+    threads: int | None, here_too: str, used: int, script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever OMP_NUM_THREADS says, which `accelerate launch` sets to 1."""
+    asked: list[int] = []
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", here_too)
+    monkeypatch.setattr(script.joblib, "cpu_count", lambda: 6)
+    monkeypatch.setattr(script.torch, "set_num_threads", asked.append)
+    script.use_threads(threads)
+    assert asked == [used]
 
 
 @pytest.mark.slow
