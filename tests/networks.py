@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import chisquare
 from torch import Tensor
 
 from backbones.ar import AutoregressiveBackbone
@@ -62,3 +63,14 @@ def log_prob(model: AutoregressiveBackbone, factual: Rows, at: int, rows: Rows, 
     one = factual.take(torch.tensor([at])).repeat(rows.batch_size)
     with torch.no_grad():
         return model.log_prob(one, rows, torch.full((rows.batch_size,), cost_weight))
+
+
+def fits(hits: Tensor, probability: Tensor) -> bool:
+    """Chi-square: counts agree with probabilities; the rare outcomes count as one."""
+    order = probability.argsort()
+    rare = int((probability * hits.sum() < 5).sum())
+    seen, due = hits[order].double(), probability[order].double()
+    due *= seen.sum() / due.sum()
+    seen = torch.cat([seen[: rare + 1].sum()[None], seen[rare + 1 :]])
+    due = torch.cat([due[: rare + 1].sum()[None], due[rare + 1 :]])
+    return chisquare(seen.numpy(), due.numpy()).pvalue > 1e-4

@@ -8,8 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import NUMBER, PAPER, SMALL, TOKENS, VARIANTS, build, every_row, log_prob, random_rows, sample
-from scipy.stats import chisquare
+from networks import NUMBER, PAPER, SMALL, TOKENS, VARIANTS, build, every_row, fits, log_prob, random_rows, sample
 from torch import Tensor
 
 from backbones.ar import AutoregressiveBackbone
@@ -30,17 +29,6 @@ def test_probabilities_sum_to_one_and_samples_follow_them(options: dict[str, boo
         hits = (drawn[:, None] == rows.cat).all(-1).sum(0).double()
         assert hits.sum() == count
         assert fits(hits, probability)
-
-
-def fits(hits: Tensor, probability: Tensor) -> bool:
-    """Chi-square: counts agree with probabilities; the rare outcomes count as one."""
-    order = probability.argsort()
-    rare = int((probability * hits.sum() < 5).sum())
-    seen, due = hits[order].double(), probability[order].double()
-    due *= seen.sum() / due.sum()
-    seen = torch.cat([seen[: rare + 1].sum()[None], seen[rare + 1 :]])
-    due = torch.cat([due[: rare + 1].sum()[None], due[rare + 1 :]])
-    return chisquare(seen.numpy(), due.numpy()).pvalue > 1e-4
 
 
 def test_a_second_set_of_samples_continues_the_first() -> None:
