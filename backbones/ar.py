@@ -9,12 +9,21 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from backbones.alphabet import Alphabet
+from backbones.blocks import in_blocks
 from backbones.corruption import Corruption
-from backbones.layers import Block, Cache, ColumnEmbedding, ColumnHead, MoveEmbedding, ScalarEmbedding, log_choice
+from backbones.layers import (
+    Block,
+    CachedBlock,
+    ColumnEmbedding,
+    ColumnHead,
+    MoveEmbedding,
+    Perceptron,
+    ScalarEmbedding,
+    log_choice,
+)
 from recourse_gen.backbone import Backbone
 from recourse_gen.constraints import Feasible
 from recourse_gen.noise import Noise
@@ -24,11 +33,16 @@ from recourse_gen.schema import Schema
 if TYPE_CHECKING:
     from recourse_gen.pairs import PairSupervision
 
+ENCODERS = ("mlp", "transformer")
+_BLOCK = 2048
+
 
 class AutoregressiveBackbone(Backbone):
     """Encoder over the factual's columns, causal decoder over the counterfactual's.
 
     width, heads: of every block. encoder_layers, decoder_layers: number of blocks.
+    encoder: ``mlp`` over all columns at once, which learns who is near whom in fewer steps, or ``transformer`` (the
+        paper's).
     bins, spacing: how a continuous column is cut: ``quantile`` bins with a uniform draw inside, or a ``uniform`` grid
         of values from which one is emitted (the paper's).
     smoothing: standard deviation, in scaled units (0 to 1), of a Gaussian that blurs numeric targets; 0 for none.
@@ -44,6 +58,7 @@ class AutoregressiveBackbone(Backbone):
         *,
         width: int = 64,
         heads: int = 2,
+        encoder: str = "mlp",
         encoder_layers: int = 2,
         decoder_layers: int = 2,
         bins: int = 64,
@@ -58,6 +73,8 @@ class AutoregressiveBackbone(Backbone):
         for name, (value, limit) in {**least, "decoder_layers": (decoder_layers, 1)}.items():
             if value < limit:
                 raise ValueError(f"{name} must be at least {limit}, got {value}")
+        if encoder not in ENCODERS:
+            raise ValueError(f"encoder must be one of {', '.join(ENCODERS)}, got {encoder!r}")
         if not 0 <= smoothing < math.inf:
             raise ValueError(f"smoothing must be finite and not negative, got {smoothing}")
         self.alphabet = Alphabet(schema, bins=bins, spacing=spacing)
@@ -71,7 +88,11 @@ class AutoregressiveBackbone(Backbone):
         self.embed_cost_weight = ScalarEmbedding(width)
         self.encoder_position = nn.Parameter(torch.randn(columns, width) * 0.1)
         self.decoder_position = nn.Parameter(torch.randn(columns, width) * 0.1)
-        self.encoder = nn.ModuleList([Block(width, heads) for _ in range(encoder_layers)])
+        self.encoder = (
+            Perceptron(columns, width, encoder_layers)
+            if encoder == "mlp"
+            else nn.ModuleList([Block(width, heads) for _ in range(encoder_layers)])
+        )
         self.decoder = nn.ModuleList([Block(width, heads, cross=cross_attention) for _ in range(decoder_layers)])
         self.cross_attention = cross_attention
         self.norm = nn.LayerNorm(width)
@@ -108,22 +129,36 @@ class AutoregressiveBackbone(Backbone):
         temperature: float = 1.0,
         noise: Noise,
     ) -> Rows:
-        """Ancestral sampling: encode once, then one cached decoder step per column for all R = B·S candidates."""
+        """Ancestral sampling, some thousand candidates at a time."""
+
+        def draw(factual: Rows, cost_weight: Tensor, feasible: Feasible | None, noise: Noise) -> Rows:
+            return self._draw(factual, num_samples, cost_weight, feasible, temperature, noise)
+
+        return in_blocks(draw, factual, cost_weight, feasible, noise, num_samples=num_samples, size=_BLOCK)
+
+    def _draw(
+        self,
+        factual: Rows,
+        num_samples: int,
+        cost_weight: Tensor,
+        feasible: Feasible | None,
+        temperature: float,
+        noise: Noise,
+    ) -> Rows:
+        """Encode once, then one cached decoder step per column for all R = B·S candidates."""
         context, prior = self._encode(factual, cost_weight), self._prior(factual, cost_weight)
         owner = torch.arange(factual.batch_size, device=context.device).repeat_interleave(num_samples)
         draft = self.alphabet.draft(factual, owner, feasible)
-        shape = (len(owner), self.heads, context.shape[1], context.shape[2] // self.heads)
-        blocks: list[Block] = list(self.decoder)  # type: ignore[arg-type]
-        caches = [(context.new_empty(shape), context.new_empty(shape)) for _ in blocks]
-        memories = [_memory(block, context, owner) for block in blocks]
+        columns = context.shape[1]
+        blocks = [CachedBlock(block, columns, len(owner), context) for block in self.decoder]  # type: ignore[arg-type]
         start = context + self.decoder_position
         previous = context.new_zeros(len(owner), context.shape[2])
         own_codes, own_values = self.alphabet.codes(factual)[owner], self.alphabet.numbers(factual)[owner]
         for column, size in enumerate(self.alphabet.sizes):
-            x = (start[:, column][owner] + previous)[:, None]
-            for block, cache, memory in zip(blocks, caches, memories, strict=True):
-                x = block.step(x, cache, column, memory)
-            logits = self.head.column(self.norm(x[:, 0]), column, size)
+            x = start[:, column][owner] + previous
+            for block in blocks:
+                x = block.step(x, column)
+            logits = self.head.column(self.norm(x), column, size)
             if prior is not None:
                 logits = logits + prior[:, column, :size][owner]
             logits = logits.masked_fill(~draft.mask(column), -math.inf)
@@ -136,15 +171,15 @@ class AutoregressiveBackbone(Backbone):
             moved, distance = codes != own_codes[:, column], values - own_values[:, column]
             previous = previous + self.embed_move.column(moved, distance, column)
         drawn = draft.rows()
-        return Rows(
-            rearrange(drawn.num, "(b s) n -> b s n", s=num_samples),
-            rearrange(drawn.cat, "(b s) c -> b s c", s=num_samples),
-        )
+        return Rows(*(part.unflatten(0, (-1, num_samples)) for part in drawn))
 
     def _encode(self, factual: Rows, cost_weight: Tensor) -> Tensor:
         """Context ``(B, D, W)``: each column of the factual, having seen the others and λ."""
         x = self.embed_factual(self.alphabet.codes(factual), self.alphabet.numbers(factual)) + self.encoder_position
-        x = x + self.embed_cost_weight(cost_weight)[:, None]
+        condition = self.embed_cost_weight(cost_weight)
+        x = x + condition[:, None]
+        if isinstance(self.encoder, Perceptron):
+            return self.encoder(x, nn.functional.silu(condition))
         for block in self.encoder:
             x = block(x)
         return x
@@ -166,11 +201,3 @@ class AutoregressiveBackbone(Backbone):
             x = block(x, causal=True, memory=context if self.cross_attention else None)
         logits = self.head(self.norm(x))
         return logits if prior is None else logits + prior
-
-
-def _memory(block: Block, context: Tensor, owner: Tensor) -> Cache | None:
-    """Keys and values of the encoded factuals for drafts that belong to `owner` ``(R,)``."""
-    if block.cross_attention is None:
-        return None
-    key, value = block.cross_attention.keys_values(context)
-    return key[owner], value[owner]

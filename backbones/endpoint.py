@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from backbones.alphabet import Alphabet
+from backbones.blocks import in_blocks
 from backbones.corruption import Corruption
 from backbones.denoiser import Context, Denoiser, Endpoint
 from backbones.layers import log_choice
@@ -86,23 +87,12 @@ class EndpointBackbone(Backbone):
 
         `temperature` divides token logits and multiplies the variance of the Gaussian from which numbers start.
         """
-        if not factual.batch_size:
-            return Rows(
-                factual.num[:, None].expand(-1, num_samples, -1), factual.cat[:, None].expand(-1, num_samples, -1)
-            )
-        parts = []
-        for at in torch.arange(factual.batch_size, device=cost_weight.device).split(max(1, _BLOCK // num_samples)):
-            candidates = Candidates(
-                self,
-                factual.take(at),
-                num_samples,
-                cost_weight[at],
-                None if feasible is None else feasible.take(at.cpu().numpy()),
-                temperature,
-                noise.take(at),
-            )
-            parts.append(candidates.land(*self.walk(candidates)))
-        return Rows(torch.cat([part.num for part in parts]), torch.cat([part.cat for part in parts]))
+
+        def draw(factual: Rows, cost_weight: Tensor, feasible: Feasible | None, noise: Noise) -> Rows:
+            candidates = Candidates(self, factual, num_samples, cost_weight, feasible, temperature, noise)
+            return candidates.land(*self.walk(candidates))
+
+        return in_blocks(draw, factual, cost_weight, feasible, noise, num_samples=num_samples, size=_BLOCK)
 
     def observe(self, pairs: PairSupervision) -> None:
         self.corruption.pairs = pairs

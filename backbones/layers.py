@@ -58,23 +58,97 @@ class Block(nn.Module):
         normed = self.self_norm(x)
         x = x + self.self_attention(normed, self.self_attention.keys_values(normed), causal)
         if self.cross_attention is None:
-            return self._rest(x, None)
+            return self.rest(x, None)
         assert memory is not None
-        return self._rest(x, self.cross_attention.keys_values(memory))
+        return self.rest(x, self.cross_attention.keys_values(memory))
 
-    def step(self, x: Tensor, cache: Cache, position: int, memory: Cache | None) -> Tensor:
-        """One column of a causal pass, ``(R, 1, W)``. Writes its keys and values into `cache` at `position`."""
-        normed = self.self_norm(x)
-        for held, new in zip(cache, self.self_attention.keys_values(normed), strict=True):
-            held[:, :, position] = new[:, :, 0]
-        seen = (cache[0][:, :, : position + 1], cache[1][:, :, : position + 1])
-        return self._rest(x + self.self_attention(normed, seen), memory)
-
-    def _rest(self, x: Tensor, memory: Cache | None) -> Tensor:
+    def rest(self, x: Tensor, memory: Cache | None) -> Tensor:
+        """What follows self-attention: attention to the keys and values of a memory, and the feed-forward part."""
         if self.cross_attention is not None and self.cross_norm is not None:
             assert memory is not None
             x = x + self.cross_attention(self.cross_norm(x), memory)
         return x + self.down(F.gelu(self.up(self.ff_norm(x))))
+
+
+class CachedBlock:
+    """One block's causal pass over the columns of R drafts, one column at a time, without gradients.
+
+    memory: encoded factuals ``(B, M, W)`` for a block with cross-attention; drafts are R / B per factual, in order.
+    """
+
+    def __init__(self, block: Block, columns: int, rows: int, memory: Tensor) -> None:
+        attention = block.self_attention
+        self.block, self.heads = block, attention.heads
+        self.weight = torch.cat([attention.query.weight, attention.memory.weight]).T.contiguous()
+        # Column by column: a step writes one contiguous piece, its matrix product does so directly.
+        self.held = memory.new_empty(columns, rows, self.weight.shape[1])
+        self.memory = None if block.cross_attention is None else block.cross_attention.keys_values(memory)
+
+    def step(self, x: Tensor, column: int) -> Tensor:
+        """``(R, W)`` → ``(R, W)`` for the next column; columns are visited in order from 0."""
+        block = self.block
+        torch.mm(block.self_norm(x), self.weight, out=self.held[column])
+        query, key, value = self.held[: column + 1].unflatten(2, (3, self.heads, -1)).unbind(2)
+        # One query per draft and few keys: products and sums beat attention kernels, which are made for many queries.
+        share = (key * (query[-1] * query.shape[-1] ** -0.5)).sum(-1).softmax(0)
+        x = x + block.self_attention.out((share[..., None] * value).sum(0).flatten(1))
+        if self.memory is None:
+            return block.rest(x, None)
+        # The drafts of one factual look at the same memory: they are its queries.
+        return block.rest(x.view(self.memory[0].shape[0], -1, x.shape[1]), self.memory).view_as(x)
+
+
+class Modulation(nn.Module):
+    """Shift, scale and gate from the condition ``(R, W)``: `count` tensors ``(R, 1, width)``.
+
+    Unlike in DiT, gates start near 1 and weights are small rather than zero: a few layers train stably all the same,
+    and every parameter has a gradient from the first step.
+    """
+
+    def __init__(self, condition: int, width: int, count: int) -> None:
+        super().__init__()
+        self.count = count
+        self.linear = nn.Linear(condition, count * width)
+        nn.init.normal_(self.linear.weight, std=0.02)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, condition: Tensor) -> tuple[Tensor, ...]:
+        return self.linear(condition)[:, None].chunk(self.count, -1)
+
+
+class FilmBlock(nn.Module):
+    """Residual perceptron, scaled and shifted (FiLM, Perez et al. 2018). **Shape**: ``(R, H)``, ``(R, W)``."""
+
+    def __init__(self, hidden: int, width: int) -> None:
+        super().__init__()
+        self.norm, self.modulation = nn.LayerNorm(hidden, elementwise_affine=False), Modulation(width, hidden, 2)
+        self.up, self.down = nn.Linear(hidden, hidden), nn.Linear(hidden, hidden)
+
+    def forward(self, h: Tensor, condition: Tensor) -> Tensor:
+        shift, scale = (part.squeeze(1) for part in self.modulation(condition))
+        return h + self.down(F.silu(self.up(torch.addcmul(shift, self.norm(h), 1 + scale))))
+
+
+class Perceptron(nn.Module):
+    """Residual blocks over all columns at once; the hidden layer is H = 6 W wide.
+
+    **Shape**: ``(R, D, W)``, ``(R, W)`` → ``(R, D, W)``.
+    """
+
+    def __init__(self, columns: int, width: int, layers: int, expansion: int = 6) -> None:
+        super().__init__()
+        hidden = expansion * width
+        self.into, self.out = nn.Linear(columns * width, hidden), nn.Linear(hidden, columns * width)
+        self.blocks = nn.ModuleList([FilmBlock(hidden, width) for _ in range(layers)])
+        self.norm, self.last = nn.LayerNorm(width), nn.LayerNorm(hidden)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        h = self.into(x.flatten(1))
+        for block in self.blocks:
+            h = block(h, condition)
+        # Each column's own embedding next to what all columns say together. A norm over the sum would leave numbers,
+        # which need little of the former, too little of the latter.
+        return self.norm(x) + self.out(self.last(h)).view_as(x)
 
 
 class LevelTable(nn.Module):

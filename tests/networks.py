@@ -14,7 +14,14 @@ from recourse_gen.noise import Noise
 from recourse_gen.rows import Rows
 
 SMALL: dict[str, Any] = {"width": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 2, "bins": 8}
-PAPER = {**SMALL, "spacing": "uniform", "smoothing": 0.05, "cross_attention": True, "cost_prior": False}
+PAPER = {
+    **SMALL,
+    "encoder": "transformer",
+    "spacing": "uniform",
+    "smoothing": 0.05,
+    "cross_attention": True,
+    "cost_prior": False,
+}
 VARIANTS = [{"cross_attention": cross, "cost_prior": prior} for cross in (False, True) for prior in (False, True)]
 
 TOKENS = Schema(

@@ -10,7 +10,7 @@ from scipy import stats
 from strategies import MAKERS, NUMBERS, quick, tables
 
 from backbones.alphabet import SPACINGS, Alphabet
-from backbones.layers import Block, ColumnEmbedding, ColumnHead, MoveEmbedding, ScalarEmbedding, log_choice
+from backbones.layers import Block, CachedBlock, ColumnEmbedding, ColumnHead, MoveEmbedding, ScalarEmbedding, log_choice
 from recourse_gen.cost import RecourseCost
 from recourse_gen.rows import Rows
 from recourse_gen.schema import Feature, Schema
@@ -202,11 +202,12 @@ def test_cached_steps_equal_the_causal_pass(cross):
     x = torch.randn(4, 6, 12, generator=generator, dtype=torch.float64)
     memory = torch.randn(4, 5, 12, generator=generator, dtype=torch.float64) if cross else None
     whole = block(x, causal=True, memory=memory)
-    cache = tuple(torch.full((4, 3, 6, 4), math.nan, dtype=torch.float64) for _ in "kv")
-    kept = block.cross_attention.keys_values(memory) if cross else None
-    for position in range(6):
-        step = block.step(x[:, position : position + 1], cache, position, kept)
-        torch.testing.assert_close(step[:, 0], whole[:, position])
+    with torch.no_grad():
+        cached = CachedBlock(block, 6, 8, memory if cross else x)
+        for position in range(6):
+            # Two drafts each, with the same columns.
+            step = cached.step(x[:, position].repeat_interleave(2, 0), position)
+            torch.testing.assert_close(step, whole[:, position].repeat_interleave(2, 0))
     if cross:
         assert not torch.allclose(whole, block(x, causal=True, memory=memory.flip(0)))
     changed = x.clone()

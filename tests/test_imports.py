@@ -56,6 +56,7 @@ BACKBONES_MAY_IMPORT = {
     "backbones.alphabet",
     "backbones.corruption",
     "backbones.posterior",
+    "backbones.blocks",
     "backbones.draft",
     "backbones.scores",
     "backbones.denoiser",
