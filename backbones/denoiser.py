@@ -25,7 +25,7 @@ class Context(NamedTuple):
     """What is known of the factuals before any noise, computed once per factual.
 
     columns: ``(B, D, W)`` embedded. condition: of λ, ``(B, W)``. cat: the factuals' codes ``(B, C)``.
-    prior: logits ``(B, C, L)`` that the cost alone suggests.
+    prior: logits ``(B, C, L)`` before the network has its say: what the cost suggests, and a bias.
     """
 
     columns: Tensor
@@ -77,7 +77,7 @@ class Denoiser(nn.Module):
         columns, prior = [], factual.num.new_zeros(factual.batch_size, 0, 1)
         if self.tokens is not None:
             columns.append(self.tokens.embed(self.tokens.factual, factual.cat))
-            prior = self.tokens.padding.expand(factual.batch_size, -1, -1)
+            prior = (self.tokens.bias + self.tokens.padding).expand(factual.batch_size, -1, -1)
             if self.cost_scale is not None:
                 scale = (cost_weight[:, None] * self.cost_scale)[..., None]
                 prior = prior - self.tokens.alphabet.costs(Rows(factual.num[:, :0], factual.cat)) * scale
@@ -106,7 +106,7 @@ class Denoiser(nn.Module):
         count = context.cat.shape[1]
         logits, num = context.prior, state.num
         if self.tokens is not None:
-            logits = logits + self.tokens.logits(hidden[:, :count])
+            logits = self.tokens.logits(hidden[:, :count], context.prior)
         if self.numbers is not None:
             num = (signal * scale**2) * state.num + (noise * scale) * self.numbers.read(hidden[:, count:])
         return Endpoint(num, logits)
@@ -180,9 +180,10 @@ class TokenColumns(nn.Module):
         """Embedded codes ``(R, C)`` of a state, where they differ from the factual's; 0 elsewhere."""
         return (cat != factual)[..., None] * (self.embed(self.present, cat) + self.moved)
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """``(R, C, W)`` → ``(R, C, L)``; padding is left to the prior."""
-        return torch.einsum("rcw,clw->rcl", hidden, self.head()) + self.bias
+    def logits(self, hidden: Tensor, prior: Tensor) -> Tensor:
+        """``(R, C, W)`` and ``(R, C, L)`` → ``(R, C, L)``."""
+        by_column = (part.transpose(0, 1) for part in (prior, hidden))
+        return torch.baddbmm(*by_column, self.head().transpose(1, 2)).transpose(0, 1)
 
 
 class AdaptiveBlock(nn.Module):

@@ -157,7 +157,7 @@ class Descent:
 class Candidates:
     """R = B·S counterfactuals on their way, held inside what their factuals may become.
 
-    allowed: bool ``(R, C, L)`` or None. low, high: scores ``(R, N)`` between which numbers end.
+    forbidden: bool ``(R, C, L)`` or None. low, high: scores ``(R, N)`` between which numbers end.
     """
 
     def __init__(
@@ -176,7 +176,7 @@ class Candidates:
         self.context: Context = backbone.denoiser.context(backbone.encode(factual), cost_weight).repeat(num_samples)
         least, most = backbone.scores.range
         self.low, self.high = least.expand_as(self.factual.num), most.expand_as(self.factual.num)
-        self.allowed: Tensor | None = None
+        self.forbidden: Tensor | None = None
         self.spare: Tensor | None = None
         if feasible is not None:
             low, high = backbone.scores(feasible.low), backbone.scores(feasible.high)
@@ -185,7 +185,7 @@ class Candidates:
             self.low, self.high = (side.repeat_interleave(num_samples, 0) for side in (low, high))
             own = torch.nn.functional.one_hot(factual.cat, feasible.tokens.shape[2]).bool()
             allowed = torch.where(feasible.tokens.any(2, keepdim=True), feasible.tokens, own)
-            self.allowed = allowed.repeat_interleave(num_samples, 0)
+            self.forbidden = (~allowed).repeat_interleave(num_samples, 0)
             if feasible.max_changes is not None:
                 self._ration(feasible, feasible.max_changes)
 
@@ -201,18 +201,20 @@ class Candidates:
         """The predicted endpoint, moved to where it may lie: numbers clipped, tokens masked and tempered."""
         as_tensor = self.context.condition.new_tensor
         num, logits = self.backbone.denoiser(self.context, state, as_tensor([[signal]]), as_tensor([[noise]]))
-        if self.allowed is not None and logits.shape[1]:
-            logits = logits.masked_fill(~self.allowed, -math.inf)
-        if self.temperature != 1.0 and logits.shape[1]:
+        if self.forbidden is not None and logits.shape[1]:
+            logits = logits.masked_fill(self.forbidden, -math.inf)
+        if self.temperature < 1e-3 and logits.shape[1]:
             # The largest becomes 0, so that no temperature, however low, overflows.
-            logits = (logits - logits.amax(2, keepdim=True)) / self.temperature
+            logits = logits - logits.amax(2, keepdim=True)
+        if self.temperature != 1.0:
+            logits = logits / self.temperature
         return Endpoint(num.clamp(self.low, self.high), logits)
 
     def fixed(self) -> Tensor:
         """Bool ``(R, C)``: token columns that have one admissible level only."""
-        if self.allowed is None:
+        if self.forbidden is None:
             return torch.zeros_like(self.factual.cat, dtype=torch.bool)
-        return self.allowed.sum(2) == 1
+        return (~self.forbidden).sum(2) == 1
 
     def redraw(self, cat: Tensor, where: Tensor, logits: Tensor) -> Tensor:
         """Codes ``(R, C)`` with fresh draws from the logits in the columns marked by `where`, bool ``(R, C)``."""

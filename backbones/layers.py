@@ -165,12 +165,23 @@ class LevelTable(nn.Module):
         self.free = nn.Parameter(torch.randn(*basis.shape[:2], width) * std)
         self.smooth = nn.Parameter(torch.randn(basis.shape[0], basis.shape[2], width) * std)
 
+        self._held: tuple[object, Tensor] | None = None
+
     def forward(self) -> Tensor:
-        return self.free + torch.einsum("dlf,dfw->dlw", self.basis, self.smooth)
+        if torch.is_grad_enabled():
+            return self._vectors()
+        # A sampler asks again at every step, with the same weights.
+        weights = [(part.data_ptr(), part._version, part.device, part.dtype) for part in (self.free, self.smooth)]
+        if self._held is None or self._held[0] != weights:
+            self._held = weights, self._vectors()
+        return self._held[1]
 
     def column(self, column: int, size: int) -> Tensor:
         """The vectors of one column's first `size` codes, ``(size, W)``."""
-        return self.free[column, :size] + self.basis[column, :size] @ self.smooth[column]
+        return self()[column, :size]
+
+    def _vectors(self) -> Tensor:
+        return self.free + torch.einsum("dlf,dfw->dlw", self.basis, self.smooth)
 
 
 class ColumnEmbedding(nn.Module):

@@ -1,37 +1,278 @@
-"""Rows per second of sampling and of the whole `generate` call, per backbone, on a synthetic table."""
+"""How fast everything is, on the Adult table: `pytest --benchmark`.
+
+Sizes of the networks are the defaults; their training is cut short, because speed does not depend on how well they have
+learned. Every result goes to bench/results/throughput-DEVICE.json, which `python -m bench.report` turns into a table.
+"""
 
 from __future__ import annotations
 
+import json
+import platform
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.linear_model import LogisticRegression
+import torch
 
-from recourse_gen import RecourseGenerator, registry
+import train
+from bench import floor, reference_sampler
+from bench.compare import configure
+from recourse_gen import RecourseGenerator, registry, training
+from recourse_gen.checkpoint import replace_file
+from recourse_gen.constraints import Feasible
+from recourse_gen.noise import Noise
+from recourse_gen.pairs import PairSupervision
+from recourse_gen.rows import Rows
 
-BATCHES = (1, 200)
-CANDIDATES = 10
+LEARNED = ("ar", "flow", "diffusion")
+SIZES = ((1, 1), (1, 10), (1, 100), (100, 10), (1000, 1), (1000, 10), (1000, 100), (10_000, 1), (100_000, 1))
+RESULTS = Path(__file__).parent / "results"
+PUBLISHED = ("experiment=paper",)
+LONG = 10.0  # seconds: from here on, one round says enough
+
+Timed = Callable[..., float]
 
 
-@pytest.fixture(scope="module", params=registry.names())
-def fitted(request: pytest.FixtureRequest) -> tuple[RecourseGenerator, pd.DataFrame]:
-    """A generator trained for a few steps (speed does not depend on how well) and people to answer."""
-    random = np.random.default_rng(0)
-    frame = pd.DataFrame(random.integers(0, 40, (2000, 12)), columns=[f"x{i}" for i in range(12)])
-    granted = (frame.sum(axis=1) > frame.sum(axis=1).median()).astype(int)
-    classifier = LogisticRegression(max_iter=1000).fit(frame, granted)
-    generator = RecourseGenerator(request.param, training={"steps": 5}).fit(frame, granted, classifier=classifier)
-    return generator, frame[classifier.predict(frame) == 0]
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    return training.processes().device
 
 
-@pytest.mark.parametrize("batch", BATCHES)
-def test_generate(benchmark: Any, fitted: tuple[RecourseGenerator, pd.DataFrame], batch: int) -> None:
-    generator, people = fitted
-    people = people.iloc[:batch]
-    found = benchmark(
-        generator.generate, people, candidates=CANDIDATES, max_candidates=CANDIDATES, select="confident", audit=False
+@pytest.fixture(scope="session")
+def machine(device: torch.device) -> floor.Machine:
+    return floor.measure(device)
+
+
+@pytest.fixture(scope="session")
+def records(machine: floor.Machine) -> Iterator[list[dict[str, Any]]]:
+    """What was timed, written when the session ends in the place of what an earlier one left: ratios need one run."""
+    made: list[dict[str, Any]] = []
+    yield made
+    path = RESULTS / f"throughput-{re.sub(r'[^a-z0-9]+', '-', machine.device.lower())}.json"
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    text = json.dumps({"machine": asdict(machine), "versions": versions, "results": made}, indent=1)
+    if made:
+        path.parent.mkdir(exist_ok=True)
+        replace_file(path, lambda target: target.write_text(text + "\n"))
+
+
+@pytest.fixture
+def timed(benchmark: Any, records: list[dict[str, Any]], device: torch.device) -> Timed:
+    """Times a call after one warm-up and notes what it handled; returns the median in seconds."""
+
+    def run(what: str, call: Callable[[], Any], rows: int, rounds: int = 5, **about: Any) -> float:
+        def finished() -> None:
+            call()
+            floor.synchronise(device)
+
+        if benchmark.disabled:
+            pytest.skip("benchmarks are run by `pytest --benchmark`")
+        started = time.perf_counter()
+        if rounds > 1:
+            finished()
+        benchmark.pedantic(finished, rounds=1 if time.perf_counter() - started > LONG else rounds)
+        median = float(benchmark.stats.stats.median)
+        p99 = float(np.quantile(benchmark.stats.stats.data, 0.99))
+        record = {"what": what, "rows": rows, "seconds": median, "p99": p99, "rows_per_second": rows / median, **about}
+        benchmark.extra_info |= record
+        records.append(record)
+        return median
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def given() -> train.World:
+    """Adult, with a gradient-boosting classifier."""
+    return train.world(configure("adult", 0, ["classifier=gradient_boosting"], None), train.Stopwatch())
+
+
+@pytest.fixture(scope="session")
+def generators(given: train.World) -> Callable[[str], RecourseGenerator]:
+    """Fitted generators by name, each of them fitted once."""
+    fitted: dict[str, RecourseGenerator] = {}
+
+    def get(name: str) -> RecourseGenerator:
+        if name not in fitted:
+            settings = PUBLISHED if name == "published" else (f"backbone={name}",)
+            steps = 100 if name in LEARNED else 10
+            config = configure("adult", 0, ["classifier=gradient_boosting", *settings, f"training.steps={steps}"], None)
+            world = given if name != "published" else train.world(config, train.Stopwatch())
+            with tempfile.TemporaryDirectory() as folder:
+                fitted[name] = train.fit({**config, "run": folder}, world, train.Stopwatch())
+        return fitted[name]
+
+    return get
+
+
+class Question:
+    """What a sampler is asked: so many people, encoded, with their constraints."""
+
+    def __init__(self, generator: RecourseGenerator, given: train.World, batch: int, device: torch.device) -> None:
+        assert generator.model is not None
+        people = given.train.iloc[np.arange(batch) % len(given.train)].reset_index(drop=True)
+        rows = generator.transform.encode(people)
+        self.model, self.rows = generator.model, rows.to(device)
+        self.feasible: Feasible = given.constraints.compile(generator.schema, people, rows).to(device)
+        self.cost_weight = torch.full((batch,), 10.0, device=device)
+
+    def sample(self, candidates: int) -> Rows:
+        return self.model.sample(
+            self.rows,
+            num_samples=candidates,
+            cost_weight=self.cost_weight,
+            feasible=self.feasible,
+            noise=Noise.of(self.rows, 0),
+        )
+
+
+@pytest.mark.parametrize(("batch", "candidates"), SIZES)
+@pytest.mark.parametrize("backbone", LEARNED)
+def test_sampling(
+    timed: Timed, generators: Any, given: Any, device: torch.device, backbone: str, batch: int, candidates: int
+) -> None:
+    asked = Question(generators(backbone), given, batch, device)
+    about = {"backbone": backbone, "batch": batch, "candidates": candidates, "steps": steps(asked.model)}
+    timed("sampling", lambda: asked.sample(candidates), batch, rounds=100 if batch == 1 else 5, **about)
+
+
+@pytest.mark.parametrize("backbone", LEARNED)
+def test_share_of_the_floor(
+    timed: Timed,
+    generators: Any,
+    given: Any,
+    device: torch.device,
+    machine: floor.Machine,
+    records: list[dict[str, Any]],
+    backbone: str,
+) -> None:
+    """The network's matrix products at the rate of a large one, over the seconds spent in the network."""
+    asked, clock = Question(generators(backbone), given, 1000, device), floor.Clock(device)
+    least = floor.products(lambda: asked.sample(10)) / machine.flops
+
+    def call() -> None:
+        clock.seconds = 0.0
+        with clock.running():
+            asked.sample(10)
+
+    whole = timed("floor", call, 1000, backbone=backbone, batch=1000, candidates=10, steps=steps(asked.model))
+    shares = {"floor_seconds": least, "network_seconds": clock.seconds, "network_share": clock.seconds / whole}
+    records[-1] |= {**shares, "floor_share": least / clock.seconds}
+
+
+@pytest.mark.parametrize("batch", [1, 200, 1000])
+def test_reference_sampling(timed: Timed, generators: Any, given: Any, device: torch.device, batch: int) -> None:
+    """The published procedure with the published network."""
+    asked = Question(generators("published"), given, batch, device)
+
+    def call() -> None:
+        reference_sampler.sample(asked.model, asked.rows, num_samples=10, cost_weight=asked.cost_weight)
+
+    timed(
+        "reference", call, batch, rounds=1, backbone="published", batch=batch, candidates=10, steps=steps(asked.model)
     )
-    assert len(found.report) == batch
-    benchmark.extra_info |= {"backbone": generator.backbone, "batch": batch, "candidates": CANDIDATES}
+
+
+@pytest.mark.parametrize("batch", [1, 200, 1000])
+def test_sampling_with_the_published_network(
+    timed: Timed, generators: Any, given: Any, device: torch.device, batch: int
+) -> None:
+    """The library's sampler with the same weights."""
+    asked = Question(generators("published"), given, batch, device)
+    about = {"backbone": "published", "batch": batch, "candidates": 10, "steps": steps(asked.model)}
+    timed("sampling", lambda: asked.sample(10), batch, rounds=20 if batch == 1 else 3, **about)
+
+
+@pytest.mark.parametrize("batch", [1, 200])
+@pytest.mark.parametrize("backbone", registry.names())
+def test_generate(timed: Timed, generators: Any, given: Any, backbone: str, batch: int) -> None:
+    """The whole call: encode, sample, decode, classify, audit, choose, check again."""
+    generator, people = generators(backbone), given.denied.iloc[:batch]
+    about = {"backbone": backbone, "batch": batch, "candidates": 10}
+    timed("generate", lambda: generator.generate(people, candidates=10, max_candidates=10), len(people), **about)
+
+
+def test_pair_building(timed: Timed, generators: Any, given: Any) -> None:
+    pairs, denied = generators("ar").pairs, denied_rows(given)
+    timed("building pairs", lambda: pairs.of(denied), len(denied), rounds=3, partners=pairs.partners.batch_size)
+
+
+def test_dense_pair_building(timed: Timed, generators: Any, given: Any) -> None:
+    """All distances at once, then the K nearest: what `PairSupervision` does in blocks."""
+    pairs, denied = generators("ar").pairs, denied_rows(given)
+
+    def call() -> None:
+        rows = pairs.transform.encode(denied)
+        feasible = pairs.constraints.compile(pairs.transform.schema, denied, rows)
+        costs = torch.cdist(pairs.cost.coordinates(rows), pairs.cost.coordinates(pairs.partners), p=1.0)
+        costs.masked_fill(~feasible.admits(pairs.partners), torch.inf).topk(pairs.index.shape[1], largest=False)
+
+    timed("building pairs, dense", call, len(denied), rounds=1, partners=pairs.partners.batch_size)
+
+
+@pytest.mark.parametrize("top_k", [10, 1000])
+def test_pair_drawing(timed: Timed, generators: Any, device: torch.device, top_k: int) -> None:
+    pairs: PairSupervision = generators("ar").pairs
+    size, generator = 100_000, torch.Generator(device).manual_seed(0)
+    nearest = object.__new__(PairSupervision)
+    nearest.__dict__ |= {**pairs.__dict__, "costs": pairs.costs[:, :top_k], "index": pairs.index[:, :top_k]}
+
+    def call() -> None:
+        at = torch.randint(len(pairs), (size,), generator=generator, device=device)
+        nearest.draw(at, nearest.draw_cost_weight(size, generator), generator)
+
+    timed("drawing pairs", call, size, top_k=top_k)
+
+
+@pytest.mark.parametrize("backbone", LEARNED)
+def test_training_step(timed: Timed, generators: Any, device: torch.device, backbone: str) -> None:
+    fitted: RecourseGenerator = generators(backbone)
+    pairs, model, size = fitted.pairs, fitted.model, fitted.training_options.batch_size
+    assert pairs is not None
+    assert model is not None
+    optimizer, generator = torch.optim.AdamW(model.parameters(), 0.0), torch.Generator(device).manual_seed(0)
+    model.train()
+
+    def call() -> None:
+        at = torch.randint(len(pairs), (size,), generator=generator, device=device)
+        weight = pairs.draw_cost_weight(size, generator)
+        model(pairs.factuals.take(at), pairs.draw(at, weight, generator).flatten(), weight).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    timed("training step", call, size, rounds=20, backbone=backbone, batch=size)
+    model.eval()
+
+
+def test_encoding(timed: Timed, generators: Any, given: Any) -> None:
+    transform = generators("ar").transform
+    timed("encoding", lambda: transform.encode(given.train), len(given.train))
+
+
+def test_decoding(timed: Timed, generators: Any, given: Any) -> None:
+    transform = generators("ar").transform
+    rows = transform.encode(given.train)
+    timed("decoding", lambda: transform.decode(rows), len(given.train))
+
+
+def test_auditing(timed: Timed, generators: Any, given: Any) -> None:
+    generator = generators("ar")
+    rows = generator.transform.encode(given.train.iloc[:5000])
+    auditor = generator.auditor
+    timed("auditing", lambda: (auditor.consensus(rows), auditor.plausibility(rows)), 5000)
+
+
+def denied_rows(given: train.World) -> pd.DataFrame:
+    return given.train[given.classifier.predict_proba(given.train)[:, 1] <= 0.5]
+
+
+def steps(model: Any) -> int:
+    """Sequential network evaluations per candidate."""
+    return getattr(model, "steps", len(model.schema.features))

@@ -10,7 +10,16 @@ from scipy import stats
 from strategies import MAKERS, NUMBERS, quick, tables
 
 from backbones.alphabet import SPACINGS, Alphabet
-from backbones.layers import Block, CachedBlock, ColumnEmbedding, ColumnHead, MoveEmbedding, ScalarEmbedding, log_choice
+from backbones.layers import (
+    Block,
+    CachedBlock,
+    ColumnEmbedding,
+    ColumnHead,
+    LevelTable,
+    MoveEmbedding,
+    ScalarEmbedding,
+    log_choice,
+)
 from recourse_gen.cost import RecourseCost
 from recourse_gen.rows import Rows
 from recourse_gen.schema import Feature, Schema
@@ -256,3 +265,18 @@ def test_the_basis_is_smooth_in_the_rank_and_zero_for_categories():
 def test_width_must_split_into_heads():
     with pytest.raises(ValueError, match="width must be a multiple of heads, however: width=10, heads=3"):
         Block(10, 3)
+
+
+def test_a_sampler_reuses_the_vectors_of_levels_until_the_weights_change() -> None:
+    table, other = (LevelTable(torch.rand(2, 5, 3), 4, 1.0) for _ in range(2))
+    with torch.no_grad():
+        first = table()
+        assert table() is first
+        torch.testing.assert_close(first, table.free + torch.einsum("dlf,dfw->dlw", table.basis, table.smooth))
+        table.free.add_(1.0)
+        torch.testing.assert_close(table(), first + 1.0)
+        table.load_state_dict(other.state_dict())
+        torch.testing.assert_close(table(), other.free + torch.einsum("dlf,dfw->dlw", table.basis, other.smooth))
+        table.free.data = torch.zeros_like(table.free)
+        torch.testing.assert_close(table.column(1, 3), table.basis[1, :3] @ table.smooth[1])
+    assert table().requires_grad

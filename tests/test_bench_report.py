@@ -1,0 +1,52 @@
+"""Timings of one run become ratios, a table and a picture."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench import report
+
+MACHINE = {"device": "cpu", "threads": 2, "flops": 1e11, "copied": 1e10}
+
+
+def timing(what: str, seconds: float, **about: object) -> dict[str, object]:
+    rows = about.get("batch", 100)
+    assert isinstance(rows, int)
+    return {"what": what, "rows": rows, "seconds": seconds, "p99": seconds, "rows_per_second": rows / seconds, **about}
+
+
+RUN = {
+    "machine": MACHINE,
+    "results": [
+        timing("sampling", 0.5, backbone="ar", batch=1000, candidates=10, steps=14),
+        timing("sampling", 0.1, backbone="ar", batch=1, candidates=10, steps=14),
+        timing("reference", 50.0, backbone="published", batch=1000, candidates=10, steps=14),
+        timing("generate", 1.0, backbone="ar", batch=1000, candidates=10),
+        timing("decoding", 0.2),
+    ],
+}
+
+
+def test_sampling_is_compared_with_the_reference_on_the_same_question() -> None:
+    frame = report.results(RUN)
+    assert frame["speedup"][0] == pytest.approx(100.0)
+    assert frame["speedup"][2] == pytest.approx(1.0)
+    assert frame["speedup"][[1, 3, 4]].isna().all()
+
+
+def test_the_table_has_a_line_per_timing_and_leaves_the_unknown_empty() -> None:
+    lines = report.table(report.results(RUN)).splitlines()
+    assert len(lines) == 2 + len(RUN["results"])
+    assert len({line.count("|") for line in lines}) == 1
+    assert "| 2,000 |" in lines[2]
+    assert "| 100 |" in lines[2]
+    assert "nan" not in "".join(lines)
+
+
+def test_the_command_prints_the_machine_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(RUN))
+    report.main([str(path), "--picture", str(tmp_path / "picture.png")])
+    assert "100 GFLOP/s" in capsys.readouterr().out
+    assert (tmp_path / "picture.png").stat().st_size > 1000
