@@ -60,14 +60,18 @@ class Feasible:
         admitted = torch.ones(self.tokens.shape[0], rows.batch_size, dtype=torch.bool, device=rows.cat.device)
         if not rows.batch_size:
             return admitted
-        inside = self.tokens.shape[2]
         if self.tokens.shape[1]:
-            # Padding is never a row's code, so a column without a False among the codes in use can be skipped.
-            used = torch.nn.functional.one_hot(rows.cat, inside).bool()
-            tight = (~self.tokens & used.any(0)).any(2).any(0)
-            # One matrix product counts, over the restricted columns, how many tokens of each row are admitted.
-            hits = self.tokens[:, tight].flatten(1).float() @ used[:, tight].flatten(1).float().T
-            admitted &= hits > tight.sum() - 0.5
+            # Where every factual may take every level that is in use, there is nothing to ask.
+            used = torch.zeros(self.tokens.shape[1:], dtype=torch.bool, device=rows.cat.device).scatter_(
+                1, rows.cat.T, True
+            )
+            tight = (~self.tokens.all(0) & used).any(1)
+            if tight.any():
+                # One matrix product counts, over the restricted columns, how many tokens of each row are admitted.
+                width = int(rows.cat[:, tight].max()) + 1
+                codes = torch.nn.functional.one_hot(rows.cat[:, tight], width).flatten(1).float()
+                hits = self.tokens[:, tight, :width].flatten(1).float() @ codes.T
+                admitted &= hits > tight.sum() - 0.5
         for n in torch.nonzero((self.low > rows.num.amin(0)).any(0) | (self.high < rows.num.amax(0)).any(0)).flatten():
             admitted &= (rows.num[:, n] >= self.low[:, n, None]) & (rows.num[:, n] <= self.high[:, n, None])
         return admitted
