@@ -15,4 +15,4 @@ def pytest_configure(config: pytest.Config) -> None:
     config.option.benchmark_disable = False
     config.option.benchmark_enable = True
     if config.args_source is not pytest.Config.ArgsSource.ARGS:
-        config.args = ["bench"]
+        config.args = [str(config.rootpath / "bench")]

@@ -73,10 +73,12 @@ def check(config: dict[str, Any]) -> None:
 
 
 def use_threads(threads: int | None) -> None:
-    """Let torch compute on that many threads; None shares the cores among this machine's processes.
+    """Let torch compute on that many threads; None shares the CPUs among this machine's processes.
 
-    `accelerate launch` sets OMP_NUM_THREADS=1 where it is not set, which would leave all cores but one idle.
+    None obeys OMP_NUM_THREADS, unless it is 1: launchers set that where it is not set, and all CPUs but one idle.
     """
+    if threads is None and os.environ.get("OMP_NUM_THREADS", "1") != "1":
+        return
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(threads or max(1, joblib.cpu_count() // here))
 

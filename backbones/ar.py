@@ -22,6 +22,7 @@ from backbones.layers import (
     MoveEmbedding,
     Perceptron,
     ScalarEmbedding,
+    held_levels,
     log_choice,
 )
 from recourse_gen.backbone import Backbone
@@ -79,7 +80,7 @@ class AutoregressiveBackbone(Backbone):
             raise ValueError(f"smoothing must be finite and not negative, got {smoothing}")
         self.alphabet = Alphabet(schema, bins=bins, spacing=spacing)
         sizes, columns = self.alphabet.sizes, len(schema.features)
-        self.heads, self.smoothing = heads, smoothing
+        self.smoothing = smoothing
         self.corruption = Corruption(corruption)
         basis = self.alphabet.basis()
         self.embed_factual = ColumnEmbedding(basis, width)
@@ -134,7 +135,8 @@ class AutoregressiveBackbone(Backbone):
         def draw(factual: Rows, cost_weight: Tensor, feasible: Feasible | None, noise: Noise) -> Rows:
             return self._draw(factual, num_samples, cost_weight, feasible, temperature, noise)
 
-        return in_blocks(draw, factual, cost_weight, feasible, noise, num_samples=num_samples, size=_BLOCK)
+        with held_levels(self):
+            return in_blocks(draw, factual, cost_weight, feasible, noise, num_samples=num_samples, size=_BLOCK)
 
     def _draw(
         self,

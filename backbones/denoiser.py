@@ -182,8 +182,8 @@ class TokenColumns(nn.Module):
 
     def logits(self, hidden: Tensor, prior: Tensor) -> Tensor:
         """``(R, C, W)`` and ``(R, C, L)`` → ``(R, C, L)``."""
-        by_column = (part.transpose(0, 1) for part in (prior, hidden))
-        return torch.baddbmm(*by_column, self.head().transpose(1, 2)).transpose(0, 1)
+        by_column = torch.bmm(hidden.transpose(0, 1), self.head().transpose(1, 2))
+        return prior + by_column.transpose(0, 1)
 
 
 class AdaptiveBlock(nn.Module):

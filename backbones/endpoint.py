@@ -13,7 +13,7 @@ from backbones.alphabet import Alphabet
 from backbones.blocks import in_blocks
 from backbones.corruption import Corruption
 from backbones.denoiser import Context, Denoiser, Endpoint
-from backbones.layers import log_choice
+from backbones.layers import held_levels, log_choice
 from backbones.posterior import Posterior, Target
 from backbones.scores import NormalScores
 from recourse_gen.backbone import Backbone
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from recourse_gen.pairs import PairSupervision
 
 _BLOCK = 1024
+_COLD = 1e-3  # above it, logits over the temperature stay far inside what a float32 holds
 
 
 class EndpointBackbone(Backbone):
@@ -92,7 +93,8 @@ class EndpointBackbone(Backbone):
             candidates = Candidates(self, factual, num_samples, cost_weight, feasible, temperature, noise)
             return candidates.land(*self.walk(candidates))
 
-        return in_blocks(draw, factual, cost_weight, feasible, noise, num_samples=num_samples, size=_BLOCK)
+        with held_levels(self):
+            return in_blocks(draw, factual, cost_weight, feasible, noise, num_samples=num_samples, size=_BLOCK)
 
     def observe(self, pairs: PairSupervision) -> None:
         self.corruption.pairs = pairs
@@ -203,7 +205,7 @@ class Candidates:
         num, logits = self.backbone.denoiser(self.context, state, as_tensor([[signal]]), as_tensor([[noise]]))
         if self.forbidden is not None and logits.shape[1]:
             logits = logits.masked_fill(self.forbidden, -math.inf)
-        if self.temperature < 1e-3 and logits.shape[1]:
+        if self.temperature < _COLD and logits.shape[1]:
             # The largest becomes 0, so that no temperature, however low, overflows.
             logits = logits - logits.amax(2, keepdim=True)
         if self.temperature != 1.0:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -164,17 +166,10 @@ class LevelTable(nn.Module):
         self.register_buffer("basis", basis, persistent=False)
         self.free = nn.Parameter(torch.randn(*basis.shape[:2], width) * std)
         self.smooth = nn.Parameter(torch.randn(basis.shape[0], basis.shape[2], width) * std)
-
-        self._held: tuple[object, Tensor] | None = None
+        self.held: Tensor | None = None
 
     def forward(self) -> Tensor:
-        if torch.is_grad_enabled():
-            return self._vectors()
-        # A sampler asks again at every step, with the same weights.
-        weights = [(part.data_ptr(), part._version, part.device, part.dtype) for part in (self.free, self.smooth)]
-        if self._held is None or self._held[0] != weights:
-            self._held = weights, self._vectors()
-        return self._held[1]
+        return self._vectors() if self.held is None else self.held
 
     def column(self, column: int, size: int) -> Tensor:
         """The vectors of one column's first `size` codes, ``(size, W)``."""
@@ -182,6 +177,19 @@ class LevelTable(nn.Module):
 
     def _vectors(self) -> Tensor:
         return self.free + torch.einsum("dlf,dfw->dlw", self.basis, self.smooth)
+
+
+@contextmanager
+def held_levels(model: nn.Module) -> Iterator[None]:
+    """Inside, a sampler that asks for a model's level vectors at every step gets them computed once."""
+    tables = [module for module in model.modules() if isinstance(module, LevelTable)]
+    for table in tables:
+        table.held = table()
+    try:
+        yield
+    finally:
+        for table in tables:
+            table.held = None
 
 
 class ColumnEmbedding(nn.Module):

@@ -108,6 +108,7 @@ def cells(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 config = configure(data, seed, [*VARIANTS[variant], *arguments.set], arguments.folder)
                 # The schema, the classifier and the people belong to the world; what generates does not.
                 name = json.dumps([config[part] for part in ("data", "schema", "classifier", "constraints")])
+                train.use_threads(config["threads"])
                 if name not in worlds:
                     worlds[name] = train.world(config, train.Stopwatch())
                 yield {**asked, **cell(config, worlds[name])}

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -62,7 +61,8 @@ def synchronise(device: torch.device) -> None:
 def products(call: Callable[[], Any]) -> int:
     """Floating-point operations of the matrix products in `call`: two per multiplication and addition.
 
-    Attention that is written as products and sums of tensors is left out, which makes the floor lower, not higher.
+    Attention is left out (kernels on a CPU are not counted, sums of products of tensors never), which makes the floor
+    lower, not higher.
     """
     with FlopCounterMode(display=False) as counter:
         call()
@@ -70,24 +70,28 @@ def products(call: Callable[[], Any]) -> int:
 
 
 class Clock:
-    """Seconds spent in the network's parts during a call."""
+    """Seconds spent in the network's parts inside a ``with`` block; parts within parts count once."""
+
+    PARTS: ClassVar[list[tuple[type, str]]] = [
+        (Denoiser, "forward"),
+        (Denoiser, "context"),
+        (AutoregressiveBackbone, "_encode"),
+        (CachedBlock, "step"),
+        (ColumnHead, "column"),
+    ]
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.seconds, self._depth = device, 0.0, 0
 
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Time the network inside this block; parts within parts count once."""
-        parts: list[tuple[type, str]] = [(Denoiser, "forward"), (Denoiser, "context")]
-        parts += [(AutoregressiveBackbone, "_encode"), (CachedBlock, "step"), (ColumnHead, "column")]
-        originals = [(owner, name, getattr(owner, name)) for owner, name in parts]
-        for owner, name, original in originals:
+    def __enter__(self) -> Clock:
+        self._originals = [(owner, name, getattr(owner, name)) for owner, name in self.PARTS]
+        for owner, name, original in self._originals:
             setattr(owner, name, self._timed(original))
-        try:
-            yield
-        finally:
-            for owner, name, original in originals:
-                setattr(owner, name, original)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for owner, name, original in self._originals:
+            setattr(owner, name, original)
 
     def _timed(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:

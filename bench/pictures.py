@@ -16,7 +16,6 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-import numpy as np
 import torch
 from matplotlib.axes import Axes
 
@@ -47,7 +46,7 @@ def draw(axes: Axes, generator: RecourseGenerator, given: train.World, cost_weig
     x, y = given.train.columns
     axes.scatter(given.train[x], given.train[y], s=1, color="0.85")
     axes.scatter(
-        partners[x], partners[y], s=3000 * np.sqrt(law) * law.max().sqrt(), color="tab:orange", alpha=0.3, lw=0
+        partners[x], partners[y], s=3000 * (law * law.max()).sqrt().numpy(), color="tab:orange", alpha=0.3, lw=0
     )
     axes.scatter(samples[x], samples[y], s=2, color="tab:blue")
     axes.scatter(person[x], person[y], marker="x", color="black")

@@ -69,8 +69,9 @@ class Feasible:
             if tight.any():
                 # One matrix product counts, over the restricted columns, how many tokens of each row are admitted.
                 width = int(rows.cat[:, tight].max()) + 1
-                codes = torch.nn.functional.one_hot(rows.cat[:, tight], width).flatten(1).float()
-                hits = self.tokens[:, tight, :width].flatten(1).float() @ codes.T
+                asked = rows.cat[:, tight]
+                codes = self.low.new_zeros(*asked.shape, width).scatter_(2, asked[..., None], 1.0)
+                hits = self.tokens[:, tight, :width].flatten(1).float() @ codes.flatten(1).T
                 admitted &= hits > tight.sum() - 0.5
         for n in torch.nonzero((self.low > rows.num.amin(0)).any(0) | (self.high < rows.num.amax(0)).any(0)).flatten():
             admitted &= (rows.num[:, n] >= self.low[:, n, None]) & (rows.num[:, n] <= self.high[:, n, None])

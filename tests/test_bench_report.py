@@ -1,11 +1,13 @@
-"""Timings of one run become ratios, a table and a picture."""
+"""Timings of one run become ratios, a table and a picture; the floor counts what it says."""
 
 import json
 from pathlib import Path
 
 import pytest
+import torch
 
-from bench import report
+from backbones.layers import ColumnHead
+from bench import floor, report
 
 MACHINE = {"device": "cpu", "threads": 2, "flops": 1e11, "copied": 1e10}
 
@@ -50,3 +52,22 @@ def test_the_command_prints_the_machine_and_draws(tmp_path: Path, capsys: pytest
     report.main([str(path), "--picture", str(tmp_path / "picture.png")])
     assert "100 GFLOP/s" in capsys.readouterr().out
     assert (tmp_path / "picture.png").stat().st_size > 1000
+
+
+def test_products_are_two_operations_per_multiplication() -> None:
+    left, right = torch.ones(3, 5), torch.ones(5, 7)
+    assert floor.products(lambda: left @ right + 1) == 2 * 3 * 5 * 7
+
+
+def test_the_clock_runs_inside_the_network_only_and_is_taken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter(range(100))
+    monkeypatch.setattr(floor.time, "perf_counter", lambda: float(next(now)))
+    original, head = ColumnHead.column, ColumnHead(torch.zeros(2, 3, 1), [3, 2], 4)
+    with floor.Clock(torch.device("cpu")) as clock:
+        head.column(torch.zeros(1, 4), 0, 3)
+        next(now)  # a second outside
+        head.column(torch.zeros(1, 4), 1, 2)
+    assert clock.seconds == 2.0
+    with pytest.raises(KeyError), floor.Clock(torch.device("cpu")):
+        raise KeyError
+    assert ColumnHead.column is original

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from recourse_gen import RecourseGenerator
@@ -152,7 +153,9 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.fixture
-def here(script: ModuleType, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+def here(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., Any]]:
     """`train`, in this process: the same without the seconds that a start takes."""
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
@@ -166,7 +169,9 @@ def here(script: ModuleType, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capt
         written = capfd.readouterr()
         return subprocess.CompletedProcess(list(arguments), ended.value.code, written.out, written.err)
 
-    return run
+    threads = torch.get_num_threads()
+    yield run
+    torch.set_num_threads(threads)
 
 
 WRONG: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -240,13 +245,17 @@ def test_a_failure_after_the_start_leaves_no_half_written_folder(tmp_path: Path,
 def test_processes_share_the_cores(
     threads: int | None, here_too: str, used: int, script: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever OMP_NUM_THREADS says, which `accelerate launch` sets to 1."""
+    """`accelerate launch` sets OMP_NUM_THREADS to 1 by itself; whoever sets another number is obeyed."""
     asked: list[int] = []
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", here_too)
     monkeypatch.setattr(script.joblib, "cpu_count", lambda: 6)
     monkeypatch.setattr(script.torch, "set_num_threads", asked.append)
     script.use_threads(threads)
     assert asked == [used]
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    script.use_threads(threads)
+    assert asked == ([used] if threads is None else [used, used])
 
 
 @pytest.mark.slow
