@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -79,22 +79,41 @@ class PairSupervision:
         self.device = torch.device(device)
         rows = transform.encode(factuals)
         k = min(options.top_k, partners.batch_size)
-        found: list[tuple[Tensor, Tensor]] = []
         target = self.cost.coordinates(self.partners)
-        for start in range(0, rows.batch_size, options.block):
-            frame = factuals.iloc[start : start + options.block]
-            some = rows.take(torch.arange(start, start + len(frame)))
-            costs = torch.cdist(self.cost.coordinates(some.to(device)), target, p=1.0)
-            feasible = constraints.compile(transform.schema, frame, some).to(device)
-            costs.masked_fill_(~feasible.admits(self.partners), math.inf)
-            nearest = costs.topk(k, largest=False, sorted=True)
-            found.append((nearest.values, nearest.indices.int()))
-        costs = torch.cat([values for values, _ in found]) if found else torch.zeros(0, k, device=device)
-        empty = torch.zeros(0, k, dtype=torch.int32, device=device)
-        index = torch.cat([indices for _, indices in found]) if found else empty
+        costs = torch.full((rows.batch_size, max(k, 1)), math.inf, device=device)
+        index = torch.zeros(rows.batch_size, max(k, 1), dtype=torch.int32, device=device)
+        for people, pool in self._kin(rows):
+            pool = pool.to(device)
+            partners, reach = self.partners.take(pool), target[pool]
+            for at in people.split(options.block):
+                frame, some = factuals.iloc[at.numpy()], rows.take(at)
+                distance = torch.cdist(self.cost.coordinates(some.to(device)), reach, p=1.0)
+                feasible = constraints.compile(transform.schema, frame, some).to(device)
+                distance.masked_fill_(~feasible.admits(partners), math.inf)
+                nearest = distance.topk(min(k, len(pool)), largest=False, sorted=True)
+                here, width = at.to(device), nearest.values.shape[1]
+                costs[here, :width], index[here, :width] = nearest.values, pool[nearest.indices].int()
         self.has_partner = costs[:, 0].isfinite()
         self.costs, self.index = costs[self.has_partner], index[self.has_partner]
         self.factuals = rows.to(device).take(self.has_partner)
+
+    def _kin(self, rows: Rows) -> Iterator[tuple[Tensor, Tensor]]:
+        """Positions of factuals and of the partners that agree with them on the immutable token columns: nobody can
+        become anybody else, so the other distances need not be known. One group of all where groups would be tiny."""
+        fixed = [
+            t for t, feature in enumerate(self.transform.schema.tokens) if feature.name in self.constraints.immutable
+        ]
+        sizes = [rows.batch_size, self.partners.batch_size]
+        kind = torch.zeros(sum(sizes), dtype=torch.int64)
+        if fixed and rows.batch_size:
+            codes = torch.cat([rows.cat[:, fixed], self.partners.cat[:, fixed].cpu()])
+            kinds, found = codes.unique(dim=0, return_inverse=True)
+            kind = found if len(kinds) <= max(1, rows.batch_size // 64) else kind
+        count = int(kind.max()) + 1 if len(kind) else 0
+        groups = [
+            side.argsort(stable=True).split(side.bincount(minlength=count).tolist()) for side in kind.split(sizes)
+        ]
+        return ((people, pool) for people, pool in zip(*groups, strict=True) if len(people) and len(pool))
 
     def of(self, factuals: pd.DataFrame) -> PairSupervision:
         """The same law for other factuals, e.g. held-out ones."""

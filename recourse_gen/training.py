@@ -34,7 +34,7 @@ class TrainingOptions:
     validate_every: steps between validations. log_with: a tracker that Accelerate knows, e.g. "tensorboard".
     """
 
-    steps: int = 3000
+    steps: int = 5000
     minutes: float = 3.0
     batch_size: int = 256
     learning_rate: float = 4e-3
