@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from recourse_gen.pairs import PairSupervision
 
 ENCODERS = ("mlp", "transformer")
-_BLOCK = 2048
+_BLOCK = 8192
 
 
 class AutoregressiveBackbone(Backbone):
