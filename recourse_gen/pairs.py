@@ -85,7 +85,7 @@ class PairSupervision:
         for people, pool in self._kin(rows):
             pool = pool.to(device)
             partners, reach = self.partners.take(pool), target[pool]
-            for at in people.split(options.block):
+            for at in people.split(int(options.block)):
                 frame, some = factuals.iloc[at.numpy()], rows.take(at)
                 distance = torch.cdist(self.cost.coordinates(some.to(device)), reach, p=1.0)
                 feasible = constraints.compile(transform.schema, frame, some).to(device)
