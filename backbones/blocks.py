@@ -33,7 +33,7 @@ def in_blocks(
         return Rows(*(part.new_zeros(len(part), num_samples, part.shape[1]) for part in factual))
     device = factual.num.device
     size *= 1 if device.type == "cpu" else 32
-    blocks = torch.arange(factual.batch_size).split(max(1, size // num_samples))
+    blocks = torch.arange(factual.batch_size).split(max(1, size // int(num_samples)))
     if len(blocks) == 1:
         return draw(factual, cost_weight, feasible, noise)
     parts = []
