@@ -1,4 +1,4 @@
-"""Sampling a few thousand candidates at a time, so that what they need stays in the processor's cache."""
+"""Sampling a few thousand candidates at a time, so that memory does not grow with the number of people."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def in_blocks(
     """`draw` applied to consecutive factuals with at most `size` candidates in all, and at least one factual.
 
     The answer is `Rows` ``(B, num_samples, ·)``. Noise belongs to the row, so the size changes nothing but how matrix
-    products round. Elsewhere than on a CPU, where no cache is to be kept warm, blocks are 32 times as large.
+    products round. Elsewhere than on a CPU, where small blocks leave a device idle, they are 32 times as large.
     """
     if not factual.batch_size * num_samples:
         return Rows(*(part.new_zeros(len(part), num_samples, part.shape[1]) for part in factual))

@@ -91,7 +91,7 @@ class CachedBlock:
         block = self.block
         torch.mm(block.self_norm(x), self.weight, out=self.held[column])
         query, key, value = self.held[: column + 1].unflatten(2, (3, self.heads, -1)).unbind(2)
-        # One query per draft and few keys: products and sums beat attention kernels, which are made for many queries.
+        # One query per draft and few keys, written out as products and sums: keys stay column by column.
         share = (key * (query[-1] * query.shape[-1] ** -0.5)).sum(-1).softmax(0)
         x = x + block.self_attention.out((share[..., None] * value).sum(0).flatten(1))
         if self.memory is None:
