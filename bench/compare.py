@@ -47,6 +47,7 @@ VARIANTS = {  # name: settings of train.py
     "diffusion, no corruption": ["backbone=diffusion", "backbone.corruption=0"],
     "flow, Rao-Blackwell": ["backbone=flow", "backbone.corruption=0", "backbone.rao_blackwell=true"],
     "diffusion, Rao-Blackwell": ["backbone=diffusion", "backbone.corruption=0", "backbone.rao_blackwell=true"],
+    "ar, transformer encoder": ["backbone=ar", "backbone.encoder=transformer"],
     "ar, no tokens": ["backbone=ar", "schema.tokenize=none"],
     "flow, no tokens": ["backbone=flow", "schema.tokenize=none"],
     "diffusion, no tokens": ["backbone=diffusion", "schema.tokenize=none"],
@@ -65,6 +66,7 @@ COLUMNS = {  # key of a cell: (heading, format)
     "joint_skill_10": ("joint skill, λ=10 ↑", "{:.3f}"),
     "rows_per_second": ("rows/s ↑", "{:.0f}"),
     "training_seconds": ("training, s", "{:.0f}"),
+    "steps": ("steps", "{:.0f}"),
 }
 
 

@@ -136,6 +136,7 @@ class RecourseGenerator:
         *,
         confidence: float = 0.5,
         audit: bool = True,
+        sparsify: bool = True,
         max_candidates: int | None = None,
         constraints: Constraints | None = None,
         cost_weight: float | None = None,
@@ -149,10 +150,11 @@ class RecourseGenerator:
         `max_candidates` in all (default: 8 × candidates). select: among the valid ones, ``score`` prefers what an
         independent judge is expected to find valid and plausible, less the cost per column; ``cheapest`` the least
         cost of those that the auditor accepts; ``confident`` the highest probability. confidence: least probability
-        (0.5 to 1) of the favourable class. audit: ask the auditor. constraints: replace those given to `fit`.
-        cost_weight: λ, higher stays closer; None takes 20, or the nearest λ that the backbone was trained on.
-        temperature: 1 is the learned law, below 1 sharpens it, above 1 blends what it has learned, which gives more
-        to choose from. seed: replaces the generator's. batch_size: people at a time, a matter of memory only.
+        (0.5 to 1) of the favourable class. audit: ask the auditor. sparsify: put changes back, wholly or in part, where
+        that makes an answer better by `select`; a changed column then counts as much as a tenth of a column's range.
+        constraints: replace those given to `fit`. cost_weight: λ, higher stays closer; None takes 20, or the nearest
+        λ that the backbone was trained on. temperature: 1 is the learned law, below 1 sharpens it, above 1 blends what
+        it has learned and gives more choice. seed: replaces the generator's. batch_size: people at a time, for memory.
 
         The answer for a row depends on the seed and that row alone. Raises ValueError for wrong input.
         """
@@ -163,6 +165,7 @@ class RecourseGenerator:
             select=select,
             confidence=confidence,
             audit=audit,
+            sparsify=sparsify,
             max_candidates=max_candidates,
             cost_weight=self._cost_weight() if cost_weight is None else cost_weight,
             temperature=temperature,

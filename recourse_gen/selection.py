@@ -1,21 +1,26 @@
-"""Choosing among candidates. A policy is one function from a pool and n to the chosen candidates."""
+"""Choosing among candidates. A policy is one function from a pool to the keys that order its candidates."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from recourse_gen.rows import Rows
+
+Keys = tuple[np.ndarray, ...]
 
 
 @dataclass(frozen=True)
 class Pool:
     """S scored candidates for each of B factuals. All arrays are ``(B, S)``; rows are ``(B, S, ·)``.
 
-    probability: the classifier's. cost: recourse cost. valid: obeys the constraints, the classifier says yes with the
+    probability: the classifier's. cost: recourse cost. burden: the cost, and what is added for every changed column
+    where few changes are asked for. valid: obeys the constraints, the classifier says yes with the
     confidence asked for, and no earlier candidate is the same. consensus, plausibility: the auditor's opinions, NaN
     where it was not asked. expected: see `Auditor.expected`, 0 where it was not asked.
     accepted: valid, and the auditor agrees (or was not asked).
@@ -24,6 +29,7 @@ class Pool:
     rows: Rows
     probability: np.ndarray
     cost: np.ndarray
+    burden: np.ndarray
     valid: np.ndarray
     consensus: np.ndarray
     plausibility: np.ndarray
@@ -31,18 +37,44 @@ class Pool:
     accepted: np.ndarray
 
     def take(self, keep: np.ndarray) -> Pool:
-        parts = {f.name: getattr(self, f.name)[keep] for f in fields(self) if f.name != "rows"}
-        return Pool(rows=self.rows.take(torch.from_numpy(keep)), **parts)
+        """The factuals at `keep` (int64 or bool)."""
+        return self._map(lambda part: part[torch.from_numpy(keep) if isinstance(part, Tensor) else keep])
+
+    def reshape(self, batch: int, size: int) -> Pool:
+        """The same candidates in order, as ``(batch, size)``."""
+        return self._map(lambda part: part.reshape(batch, size, *part.shape[2:]))
+
+    def pick(self, chosen: np.ndarray) -> Pool:
+        """The candidates at `chosen`, int64 ``(B, n)``; invalid where that is −1."""
+        at = chosen.clip(min=0)
+        index = torch.from_numpy(at)[:, :, None]
+        picked = self._map(
+            lambda part: part.take_along_dim(index, 1) if isinstance(part, Tensor) else np.take_along_axis(part, at, 1)
+        )
+        return replace(picked, valid=picked.valid & (chosen >= 0), accepted=picked.accepted & (chosen >= 0))
+
+    def put(self, at: np.ndarray, other: Pool) -> Pool:
+        """This pool with another's factuals in place of those at `at` (int64)."""
+        index = torch.from_numpy(at)
+        return self._map(
+            lambda part, new: part.index_copy(0, index, new) if isinstance(part, Tensor) else _written(part, at, new),
+            other,
+        )
 
     def extend(self, other: Pool) -> Pool:
         """The same factuals with the candidates of both pools."""
-        parts = {
-            f.name: np.concatenate([getattr(self, f.name), getattr(other, f.name)], 1)
-            for f in fields(self)
-            if f.name != "rows"
-        }
-        rows = Rows(torch.cat([self.rows.num, other.rows.num], 1), torch.cat([self.rows.cat, other.rows.cat], 1))
-        return Pool(rows=rows, **parts).without_repeats()
+        joined = self._map(
+            lambda part, new: torch.cat([part, new], 1) if isinstance(part, Tensor) else np.concatenate([part, new], 1),
+            other,
+        )
+        return joined.without_repeats()
+
+    def _map(self, function: Callable[..., Any], *others: Pool) -> Pool:
+        """A pool whose arrays and tensors are `function` of those of the pools given."""
+        pools = (self, *others)
+        parts = {f.name: function(*(getattr(pool, f.name) for pool in pools)) for f in fields(self) if f.name != "rows"}
+        num, cat = (function(*parts) for parts in zip(*(pool.rows for pool in pools), strict=True))
+        return Pool(rows=Rows(num, cat), **parts)
 
     def without_repeats(self) -> Pool:
         """Equal candidates of one factual count once: all but the first become invalid."""
@@ -62,37 +94,55 @@ class Pool:
         return replace(self, valid=self.valid & first, accepted=self.accepted & first)
 
 
-def score(pool: Pool, n: int) -> np.ndarray:
-    """Highest expected score among valid candidates: what judges are expected to say, minus the cost per column.
+def score(pool: Pool) -> Keys:
+    """Highest expected score: what judges are expected to say, minus the burden per column.
 
     The metric of Garg et al. (ICLR 2025), validity + plausibility − cost / D, with what is known before judgement.
     """
     columns = pool.rows.num.shape[2] + pool.rows.cat.shape[2]
-    return _best(pool, n, pool.cost / columns - pool.expected)
+    return (pool.burden / columns - pool.expected,)
 
 
-def cheapest(pool: Pool, n: int) -> np.ndarray:
-    """Least cost among accepted candidates; where those run out, the valid ones of which the auditor expects most."""
-    return _best(pool, n, ~pool.accepted, np.where(pool.accepted, pool.cost, -pool.expected))
+def cheapest(pool: Pool) -> Keys:
+    """Least burden among accepted candidates; where those run out, those of which the auditor expects most."""
+    return ~pool.accepted, np.where(pool.accepted, pool.burden, -pool.expected)
 
 
-def confident(pool: Pool, n: int) -> np.ndarray:
-    """Highest classifier probability among valid candidates, accepted ones first (GenRe's choice without an audit)."""
-    return _best(pool, n, ~pool.accepted, -pool.probability)
+def confident(pool: Pool) -> Keys:
+    """Highest classifier probability, accepted candidates first (GenRe's choice without an audit)."""
+    return ~pool.accepted, -pool.probability
 
 
 @dataclass(frozen=True)
 class Policy:
-    """choose: ``(Pool, n) → int64 (B, n)``, positions of the chosen candidates, best first, −1 where there is none.
-    wants: the flags of a pool, ``accepted`` or ``valid``, of which it looks for n before it stops drawing.
+    """What makes one candidate better than another, for the same factual.
+
+    keys: ``Pool`` to arrays ``(B, S)``: least is best, by the first key, then the next. wants: the flags of a pool,
+    ``accepted`` or ``valid``, of which a search looks for n before it stops drawing.
     """
 
-    choose: Callable[[Pool, int], np.ndarray]
+    keys: Callable[[Pool], Keys]
     wants: str
 
     def done(self, pool: Pool, n: int) -> np.ndarray:
         """Bool ``(B,)``: who needs no further candidates."""
         return getattr(pool, self.wants).sum(1) >= n
+
+    def choose(self, pool: Pool, n: int) -> np.ndarray:
+        """Int64 ``(B, n)``: positions of the best valid candidates, best first and equal ones as they were drawn; −1
+        where there are no more."""
+        order = np.lexsort((*reversed(self.keys(pool)), ~pool.valid))[:, :n]
+        chosen = np.full((len(pool.valid), n), -1)
+        chosen[:, : order.shape[1]] = np.where(np.take_along_axis(pool.valid, order, 1), order, -1)
+        return chosen
+
+    def better(self, pool: Pool, other: Pool) -> np.ndarray:
+        """Bool ``(B, S)``: candidates that are better than those in the same place of another pool."""
+        less, equal = np.zeros(pool.valid.shape, dtype=bool), np.ones(pool.valid.shape, dtype=bool)
+        for one, two in zip(self.keys(pool), self.keys(other), strict=True):
+            less |= equal & (one < two)
+            equal &= one == two
+        return less
 
 
 POLICIES = {
@@ -109,9 +159,7 @@ def policy(name: str) -> Policy:
     return POLICIES[name]
 
 
-def _best(pool: Pool, n: int, *keys: np.ndarray) -> np.ndarray:
-    """Valid candidates by least keys ``(B, S)``, the first key first; equal ones in the order they were drawn."""
-    order = np.lexsort((*keys[::-1], ~pool.valid))[:, :n]
-    chosen = np.full((len(pool.cost), n), -1)
-    chosen[:, : order.shape[1]] = np.where(np.take_along_axis(pool.valid, order, 1), order, -1)
-    return chosen
+def _written(values: np.ndarray, at: np.ndarray, new: np.ndarray) -> np.ndarray:
+    values = values.copy()
+    values[at] = new
+    return values

@@ -18,6 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("recourse_gen.figures", "recourse_gen.fidelity", "recourse_gen.judge", "recourse_gen.sentences"),
     ("recourse_gen.recourse", "recourse_gen.testing"),
     ("recourse_gen.search",),
+    ("recourse_gen.scoring", "recourse_gen.sparsify"),
     (
         "recourse_gen.counterfactuals",
         "recourse_gen.training",

@@ -23,6 +23,7 @@ OPTIONS: dict[str, Any] = {
     "select": "cheapest",
     "confidence": 0.5,
     "audit": False,
+    "sparsify": False,
     "max_candidates": 64,
     "cost_weight": 5.0,
     "temperature": 1.0,

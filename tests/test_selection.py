@@ -17,13 +17,15 @@ def random_pool(seed, batch=3, size=6, kinds=3):
     rng = np.random.default_rng(seed)
     valid = rng.random((batch, size)) < rng.choice([0.0, 0.5, 1.0], (batch, 1))
     accepted = valid & (rng.random((batch, size)) < 0.5)
+    cost = rng.integers(0, 5, (batch, size)) * 1.0
     return Pool(
         rows=Rows(
             torch.from_numpy(rng.integers(0, kinds, (batch, size, 2)) / 2.0).float(),
             torch.from_numpy(rng.integers(0, kinds, (batch, size, 1))),
         ),
         probability=rng.integers(5, 10, (batch, size)) / 10,
-        cost=rng.integers(0, 5, (batch, size)) * 1.0,
+        cost=cost,
+        burden=cost + rng.integers(0, 3, (batch, size)),
         valid=valid,
         consensus=np.full((batch, size), np.nan),
         plausibility=np.full((batch, size), np.nan),
@@ -43,20 +45,20 @@ pools = st.builds(random_pool, st.integers(0, 2**32 - 1), st.integers(0, 4), st.
 
 @quick
 @given(pools, st.integers(1, 10))
-def test_score_weighs_what_is_expected_against_the_cost_per_column(pool, n):
+def test_score_weighs_what_is_expected_against_the_burden_per_column(pool, n):
     chosen = selection.policy("score").choose(pool, n)
     assert chosen.shape == (len(pool.cost), n)
     for b, row in enumerate(chosen):
-        assert row.tolist() == best(pool, b, n, lambda s, b=b: pool.cost[b, s] / 3 - pool.expected[b, s])
+        assert row.tolist() == best(pool, b, n, lambda s, b=b: pool.burden[b, s] / 3 - pool.expected[b, s])
 
 
 @quick
 @given(pools, st.integers(1, 10))
-def test_cheapest_is_the_least_cost_of_the_accepted_then_what_most_is_expected_of(pool, n):
+def test_cheapest_is_the_least_burden_of_the_accepted_then_what_most_is_expected_of(pool, n):
     chosen = selection.policy("cheapest").choose(pool, n)
     assert chosen.shape == (len(pool.cost), n)
     for b, row in enumerate(chosen):
-        price = [pool.cost[b, s] if pool.accepted[b, s] else -pool.expected[b, s] for s in range(pool.cost.shape[1])]
+        price = [pool.burden[b, s] if pool.accepted[b, s] else -pool.expected[b, s] for s in range(pool.cost.shape[1])]
         assert row.tolist() == best(pool, b, n, lambda s, b=b, price=price: (not pool.accepted[b, s], price[s]))
 
 

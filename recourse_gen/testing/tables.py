@@ -13,7 +13,7 @@ from recourse_gen.feasible import Feasible
 from recourse_gen.pairs import PairOptions, PairSupervision
 from recourse_gen.rows import Rows
 from recourse_gen.schema import Schema
-from recourse_gen.search import as_frame
+from recourse_gen.scoring import People, as_frame
 from recourse_gen.transform import TableTransform
 
 Maker = Callable[[np.random.Generator, int], pd.Series]
@@ -80,4 +80,6 @@ def pairs_of(table: Table, constraints: Constraints) -> PairSupervision:
 
 def restored(table: Table, people: pd.DataFrame, feasible: Feasible, drawn: Rows) -> pd.DataFrame:
     """Candidates ``(B, S, ·)`` as the frame ``(B·S)`` that a search hands out, by the search's own code."""
-    return as_frame(table.transform, people, table.transform.encode(people), feasible, drawn)
+    person = np.arange(len(people)).repeat(drawn.cat.shape[1])
+    asked = People(people, table.transform.encode(people), feasible)
+    return as_frame(table.transform, asked, person, drawn.flatten())

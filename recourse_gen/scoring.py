@@ -1,0 +1,101 @@
+"""From candidates to all that choosing asks about: frame, classifier, rules, cost and the auditor's opinions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+
+from recourse_gen.audit import Auditor
+from recourse_gen.classifier import Classifier
+from recourse_gen.constraints import Constraints, Feasible
+from recourse_gen.cost import RecourseCost
+from recourse_gen.rows import Rows
+from recourse_gen.selection import Pool
+from recourse_gen.transform import TableTransform
+
+
+@dataclass(frozen=True)
+class People:
+    """A batch of factuals: as a frame ``(B, D)``, encoded ``(B, ·)``, and what each may become."""
+
+    frame: pd.DataFrame
+    rows: Rows
+    feasible: Feasible
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def take(self, keep: np.ndarray) -> People:
+        """The people at `keep` (int64)."""
+        return People(self.frame.iloc[keep], self.rows.take(torch.from_numpy(keep)), self.feasible.take(keep))
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """What is asked of every candidate. auditor: None where it is not to be asked. confidence: least probability.
+    change_price: what a changed column adds to a candidate's burden."""
+
+    transform: TableTransform
+    classifier: Classifier
+    constraints: Constraints
+    auditor: Auditor | None
+    confidence: float
+    change_price: float
+
+    def __call__(self, people: People, person: np.ndarray, drawn: Rows) -> Pool:
+        """Candidates ``(R, ·)`` of the people at `person`, int64 ``(R,)``, as a pool ``(R, 1)``."""
+        frame = as_frame(self.transform, people, person, drawn)
+        drawn = self._rounded(frame, drawn)
+        probability, valid = self.holds(people, person, frame)
+        flat = {name: np.full(len(frame), np.nan) for name in ("consensus", "plausibility")}
+        flat |= {"expected": np.zeros(len(frame)), "accepted": valid.copy()}
+        if self.auditor is not None and valid.any():
+            candidates = drawn.take(torch.from_numpy(valid))
+            consensus, plausibility = self.auditor.consensus(candidates), self.auditor.plausibility(candidates)
+            flat["consensus"][valid], flat["plausibility"][valid] = consensus, plausibility
+            flat["expected"][valid] = self.auditor.expected(consensus, plausibility)
+            flat["accepted"][valid] = self.auditor.accepts(consensus, plausibility)
+        own, rows = people.rows.take(torch.from_numpy(person)), Rows(drawn.num[:, None], drawn.cat[:, None])
+        cost = RecourseCost(self.transform.schema)(own, rows).numpy().astype(np.float64)[:, 0]
+        moved = (drawn.num != own.num).sum(1) + (drawn.cat != own.cat).sum(1)
+        flat |= {"probability": probability, "valid": valid, "cost": cost}
+        flat["burden"] = cost + self.change_price * moved.numpy()
+        return Pool(rows=rows, **{name: values[:, None] for name, values in flat.items()})
+
+    def holds(self, people: People, person: np.ndarray, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        """The classifier's probability for each row of `frame`, and whether it is enough and the rules are kept."""
+        probability = self.classifier.probability(frame)
+        valid = (probability > 0.5) & (probability >= self.confidence)
+        valid[valid] &= ~self.constraints.violations(people.frame.iloc[person[valid]], frame[valid])
+        return probability, valid
+
+    def _rounded(self, frame: pd.DataFrame, drawn: Rows) -> Rows:
+        """`drawn` with the whole numbers that the frame holds, so that equal answers count as equal."""
+        num = drawn.num.clone()
+        for n, feature in enumerate(self.transform.schema.numbers):
+            if feature.storage.kind in "iu":
+                num[:, n] = torch.from_numpy(feature.scaled(frame[feature.name])).float()
+        return Rows(num, drawn.cat)
+
+
+def as_frame(transform: TableTransform, people: People, person: np.ndarray, drawn: Rows) -> pd.DataFrame:
+    """Candidates ``(R, ·)`` of the people at `person`, int64 ``(R,)``, as a frame: what is unchanged has exactly the
+    factual's value, and numbers keep to their raw bounds in spite of float32."""
+    at = torch.from_numpy(person)
+    frame = transform.decode(drawn)
+    same_num, same_cat = (drawn.num == people.rows.num[at]).numpy(), (drawn.cat == people.rows.cat[at]).numpy()
+    columns = {}
+    for d, t, n in transform.schema.places:
+        feature = transform.schema.features[d]
+        column = frame[feature.name]
+        if n is not None:
+            low, high = people.feasible.raw_low[person, n], people.feasible.raw_high[person, n]
+            column = transform.restore(feature, column.to_numpy(dtype=np.float64).clip(low, high))
+        same = same_num[:, n] if n is not None else same_cat[:, t]
+        # In the training dtype: today's frame may have others, say fewer categories.
+        today = transform.restore(feature, people.frame[feature.name].to_numpy()).take(person).set_axis(frame.index)
+        columns[feature.name] = column.mask(same, today).astype(column.dtype) if same.any() else column
+    return pd.DataFrame(columns)

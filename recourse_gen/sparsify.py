@@ -1,0 +1,57 @@
+"""Fewer and smaller changes: columns of an answer go back towards the factual while the answer gains by it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recourse_gen.rows import Rows
+from recourse_gen.schema import Schema
+from recourse_gen.selection import Policy, Pool
+
+SMALLEST = 0.25  # least share of the way back that is tried
+
+
+def sparsify(
+    answers: Pool, factual: Rows, schema: Schema, policy: Policy, ask: Callable[[Rows, np.ndarray], Pool]
+) -> Pool:
+    """The valid rows of a pool ``(A, 1)`` after greedy moves towards their factuals ``(A, ·)``; the others as they are.
+
+    In every round each changed column is tried on its own: back to the factual's value, and where that will not do,
+    numbers half and then a quarter of the way (tokens by levels). Of the moves that leave an answer valid and better by
+    the policy, the best is made. A move that fails is not tried again, so no column has more than three moves. All
+    answers take their rounds together.
+
+    ask: candidates ``(R, ·)`` for the answers at ``(R,)`` to a scored pool ``(R, 1)``.
+    """
+    tokens, own = len(schema.tokens), _cells(factual)
+    number = torch.tensor([feature.kind != "categorical" for feature in (*schema.tokens, *schema.numbers)])
+    share = torch.from_numpy(answers.valid).double().repeat(1, own.shape[1])
+    while True:
+        now = _cells(answers.rows.flatten())
+        share[now == own] = 0.0
+        answer, column = share.nonzero(as_tuple=True)
+        if not len(answer):
+            return answers
+        tried = now[answer]
+        left = (now - own)[answer, column] * (1.0 - share[answer, column])
+        tried[torch.arange(len(answer)), column] = own[answer, column] + left.trunc().where(column < tokens, left)
+        at = answer.numpy()
+        asked = ask(Rows(tried[:, tokens:].float(), tried[:, :tokens].long()), at)
+        gains = asked.valid[:, 0] & policy.better(asked, answers.take(at))[:, 0]
+        order = np.lexsort((*(key[:, 0] for key in reversed(policy.keys(asked))), ~gains, at))
+        first = order[np.unique(at, return_index=True)[1]]  # each answer's best; `at` rises
+        moves = first[gains[first]]
+        answers = answers.put(at[moves], asked.take(moves))
+        done = ~gains
+        done[moves] = True
+        less = share[answer[done], column[done]] / 2 * number[column[done]]
+        share[answer[done], column[done]] = less * (less >= SMALLEST)
+
+
+def _cells(rows: Rows) -> Tensor:
+    """Float64 ``(A, D)``, tokens first; it holds both float32 and levels exactly."""
+    return torch.cat([rows.cat.double(), rows.num.double()], 1)
