@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from recourse_gen.pairs import PairSupervision
 
 _BLOCK = 1024
+_AHEAD = 8  # uniform draws made at a time: hashing takes dozens of small operations
 _COLD = 1e-3  # above it, logits over the temperature stay far inside what a float32 holds
 
 
@@ -173,6 +174,7 @@ class Candidates:
         noise: Noise,
     ) -> None:
         self.backbone, self.num_samples, self.temperature, self.noise = backbone, num_samples, temperature, noise
+        self._ahead: list[Tensor] = []
         self.given, self.feasible = factual, feasible
         self.factual = factual.repeat(num_samples)
         self.context: Context = backbone.denoiser.context(backbone.encode(factual), cost_weight).repeat(num_samples)
@@ -193,7 +195,9 @@ class Candidates:
 
     def uniform(self) -> Tensor:
         """``(R, C)``, uniform on (0, 1)."""
-        return self.noise.uniform(self.num_samples, self.given.cat.shape[1]).flatten(0, 1)
+        if not self._ahead:
+            self._ahead = [*self.noise.uniforms(_AHEAD, self.num_samples, self.given.cat.shape[1]).flatten(1, 2)]
+        return self._ahead.pop(0)
 
     def gaussian(self) -> Tensor:
         """``(R, N)``, of standard deviation √temperature."""

@@ -50,11 +50,16 @@ class Noise:
 
     def uniform(self, samples: int, columns: int) -> Tensor:
         """Float32 ``(B, samples, columns)``, uniform on the open interval (0, 1)."""
-        self._draws += 1
+        return self.uniforms(1, samples, columns)[0]
+
+    def uniforms(self, draws: int, samples: int, columns: int) -> Tensor:
+        """What `draws` calls of `uniform` give one after the other, in one: ``(draws, B, samples, columns)``."""
         device = self.keys.device
+        draw = torch.arange(self._draws + 1, self._draws + draws + 1, device=device)[:, None, None, None]
+        self._draws += draws
         sample = torch.arange(self.first_sample, self.first_sample + samples, device=device)[:, None]
         column = torch.arange(columns, device=device)
-        counter = _mix(_mix(sample + 0x632BE5AB) ^ (column * 0x9E3779B1 + self._draws))
+        counter = _mix(_mix(sample + 0x632BE5AB) ^ (column * 0x9E3779B1 + draw))
         word = _mix(self.keys[:, 0, None, None] ^ counter)
         word = _mix(word ^ _mix(self.keys[:, 1, None, None] + counter))
         # 23 bits: with the half added, 24 are all that a float32 holds, and one bit more would round up to 1.

@@ -42,6 +42,18 @@ def test_samples_are_numbered_from_first_sample(first, samples, draws):
         assert torch.equal(whole.uniform(first + samples, 2)[:, first:], later.uniform(samples, 2))
 
 
+@quick
+@given(st.integers(0, 3), st.integers(0, 5), st.integers(1, 4), st.integers(1, 3))
+def test_many_draws_at_a_time_are_the_draws_one_by_one(before, draws, samples, columns):
+    one, many = Noise.of(rows_of(3), 1), Noise.of(rows_of(3), 1)
+    for noise in (one, many):
+        for _ in range(before):
+            noise.uniform(2, 2)
+    expected = torch.stack([one.uniform(samples, columns) for _ in range(draws)] or [torch.zeros(3, samples, columns)])
+    assert torch.equal(many.uniforms(draws, samples, columns), expected[:draws])
+    assert torch.equal(many.uniform(1, 1), one.uniform(1, 1))
+
+
 def test_the_number_of_samples_and_columns_does_not_move_the_stream():
     rows = rows_of(4)
     small, large = Noise.of(rows, 0), Noise.of(rows, 0)
