@@ -41,7 +41,7 @@ class DiffusionBackbone(EndpointBackbone):
         cost_prior: bool = True,
         corruption: float = 0.45,
         rao_blackwell: bool = False,
-        steps: int = 20,
+        steps: int = 12,
         sigma_min: float = 0.002,
         sigma_max: float = 20.0,
         rho: float = 7.0,

@@ -45,7 +45,7 @@ class FlowBackbone(EndpointBackbone):
         cost_prior: bool = True,
         corruption: float = 0.45,
         rao_blackwell: bool = False,
-        steps: int = 20,
+        steps: int = 12,
         source: str = "factual",
     ) -> None:
         super().__init__(

@@ -144,7 +144,8 @@ def test_sampling(
 ) -> None:
     asked = Question(generators(backbone), given, batch, device)
     about = {"backbone": backbone, "batch": batch, "candidates": candidates, "steps": steps(asked.model)}
-    timed("sampling", lambda: asked.sample(candidates), batch, rounds=100 if batch == 1 else 5, **about)
+    rounds = 100 if batch == 1 else 5 if batch * candidates < 100_000 else 1
+    timed("sampling", lambda: asked.sample(candidates), batch, rounds=rounds, **about)
 
 
 @pytest.mark.parametrize("backbone", LEARNED)
@@ -195,21 +196,25 @@ def test_sampling_with_the_published_network(
     timed("sampling", lambda: asked.sample(10), batch, rounds=20 if batch == 1 else 3, **about)
 
 
-@pytest.mark.parametrize("batch", [1, 200])
+@pytest.mark.parametrize("batch", [1, 1000])
+@pytest.mark.parametrize("sparsify", [False, True])
 @pytest.mark.parametrize("backbone", registry.names())
-def test_generate(timed: Timed, generators: Any, given: Any, backbone: str, batch: int) -> None:
+def test_generate(timed: Timed, generators: Any, given: Any, backbone: str, batch: int, sparsify: bool) -> None:
     """The whole call: encode, sample, decode, classify, audit, choose, check again."""
-    generator, people = generators(backbone), given.denied.iloc[:batch]
-    about = {"backbone": backbone, "batch": batch, "candidates": 10}
-    timed("generate", lambda: generator.generate(people, candidates=10, max_candidates=10), len(people), **about)
+    generator, people = generators(backbone), denied_rows(given).iloc[:batch].reset_index(drop=True)
+    what = "generate, sparse" if sparsify else "generate"
+    options = {"candidates": 10, "max_candidates": 10, "sparsify": sparsify}
+    about = {"backbone": backbone, "batch": len(people), "candidates": 10}
+    timed(what, lambda: generator.generate(people, **options), len(people), rounds=20 if batch == 1 else 3, **about)
 
 
-def test_pair_building(timed: Timed, generators: Any, given: Any) -> None:
+def test_pair_building(timed: Timed, records: Any, generators: Any, given: Any, device: torch.device) -> None:
     pairs, denied = generators("ar").pairs, denied_rows(given)
     timed("building pairs", lambda: pairs.of(denied), len(denied), rounds=3, partners=pairs.partners.batch_size)
+    records[-1]["peak_bytes"] = floor.peak_memory(lambda: pairs.of(denied), device)
 
 
-def test_dense_pair_building(timed: Timed, generators: Any, given: Any) -> None:
+def test_dense_pair_building(timed: Timed, records: Any, generators: Any, given: Any, device: torch.device) -> None:
     """All distances at once, then the K nearest: what `PairSupervision` does in blocks."""
     pairs, denied = generators("ar").pairs, denied_rows(given)
 
@@ -220,6 +225,7 @@ def test_dense_pair_building(timed: Timed, generators: Any, given: Any) -> None:
         costs.masked_fill(~feasible.admits(pairs.partners), torch.inf).topk(pairs.index.shape[1], largest=False)
 
     timed("building pairs, dense", call, len(denied), rounds=1, partners=pairs.partners.batch_size)
+    records[-1]["peak_bytes"] = floor.peak_memory(call, device)
 
 
 @pytest.mark.parametrize("top_k", [10, 1000])

@@ -71,3 +71,14 @@ def test_the_clock_runs_inside_the_network_only_and_is_taken_off(monkeypatch: py
     with pytest.raises(KeyError), floor.Clock(torch.device("cpu")):
         raise KeyError
     assert ColumnHead.column is original
+
+
+def test_peak_memory_is_what_was_held_at_one_time() -> None:
+    def call() -> None:
+        first = torch.ones(1000, 1000)
+        del first
+        second = torch.ones(2000, 1000)
+        third = second + 1
+        del second, third
+
+    assert floor.peak_memory(call, torch.device("cpu")) == pytest.approx(16e6, rel=0.01)
