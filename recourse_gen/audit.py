@@ -10,24 +10,22 @@ from typing import Any
 import numpy as np
 import skops.io
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
-from sklearn.neighbors import LocalOutlierFactor
 from skops.io.exceptions import UnsupportedTypeException, UntrustedTypesFoundException
 
 from recourse_gen.classifier import check_target
 from recourse_gen.cost import RecourseCost
+from recourse_gen.outliers import OutlierFactor
 from recourse_gen.panel import Agreement, Curve, Panel
 from recourse_gen.rows import Rows
 from recourse_gen.schema import Schema
 
 FILE = "auditor.skops"
-VERSION = 2
+VERSION = 3
 
-# All that skops does not trust by itself: the compiled containers of trees, of the neighbour index and of its metric.
-# They hold arrays and numbers only; anything else in a file is refused.
+# All that skops does not trust by itself: the compiled containers of trees. They hold arrays and numbers only; anything
+# else in a file is refused.
 TRUSTED = (
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-    "sklearn.metrics._dist_metrics.EuclideanDistance64",
-    "sklearn.neighbors._kd_tree.KDTree",
     "sklearn.tree._tree.Tree",
 )
 
@@ -131,7 +129,7 @@ class Auditor:
             "schema": self.schema.to_json(),
             "options": self.options,
             "models": list(panel.models),
-            "critic": panel.critic,
+            "critic": asdict(panel.critic),
             "agreement": asdict(self._agreement),
         }
         path = Path(folder) / FILE
@@ -157,14 +155,13 @@ class Auditor:
             raise ValueError(f"{path} is an auditor file of version {version}; this release reads version {VERSION}")
         try:
             kinds = [*map(type, state["models"])]
-            panel = Panel(tuple(state["models"]), state["critic"])
+            panel = Panel(tuple(state["models"]), OutlierFactor(**state["critic"]))
             agreement = Agreement(**{name: Curve(**curve) for name, curve in state["agreement"].items()})
             auditor = cls(schema, **state["options"])
             saved = state["schema"]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{path} is not an auditor file: {type(error).__name__}: {error}") from error
-        right = kinds == [HistGradientBoostingClassifier, RandomForestClassifier]
-        if not right or type(panel.critic) is not LocalOutlierFactor:
+        if kinds != [HistGradientBoostingClassifier, RandomForestClassifier] or not panel.critic.whole():
             raise ValueError(f"{path} holds other models than an auditor has")
         if saved != schema.to_json():
             raise ValueError(f"{path} was fitted on another schema than the one given")

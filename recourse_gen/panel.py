@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cache
 from itertools import permutations
 from typing import Any, Self
 
@@ -11,9 +13,10 @@ from scipy.special import expit, logit
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
-from sklearn.neighbors import LocalOutlierFactor
 from sklearn.utils.class_weight import compute_sample_weight
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
+
+from recourse_gen.outliers import OutlierFactor
 
 FOLDS = 3
 _FEWEST = 30  # opinions from which a curve is drawn
@@ -27,7 +30,7 @@ class Panel:
     """
 
     models: tuple[Any, ...]
-    critic: LocalOutlierFactor
+    critic: OutlierFactor
 
     @classmethod
     def fit(
@@ -51,16 +54,14 @@ class Panel:
             # Large leaves: a forest that remembers each training row would agree with every label, also the odd ones.
             RandomForestClassifier(n_estimators, min_samples_leaf=20, random_state=seed, n_jobs=n_jobs),
         )
-        # OpenMP threads spin while they wait: on busy cores, two of them boost ten times slower than one.
-        with threadpool_limits(1, user_api="openmp"):
+        with _one_thread():
             for model in models:
                 model.fit(features, target, sample_weight=weight)
+        models[1].n_jobs = None  # for answers, where starting threads takes longer than they save
         # What the models agree on rather than the labels: a favourable label may be noise in the middle of nowhere.
         agreed = _consensus(models, features) > 0.5
         favourable = features[agreed if agreed.sum() >= 2 else target == 1]
-        # kd_tree in any dimension: brute force goes through matrix products, whose last bits vary with the batch.
-        critic = LocalOutlierFactor(min(n_neighbors, len(favourable) - 1), novelty=True, algorithm="kd_tree")
-        return cls(models, critic.fit(favourable))
+        return cls(models, OutlierFactor.fit(favourable, min(n_neighbors, len(favourable) - 1)))
 
     def consensus(self, features: np.ndarray) -> np.ndarray:
         """Float64 ``(B,)``: mean probability of the favourable class; 0 to 1, higher is better."""
@@ -68,7 +69,7 @@ class Panel:
 
     def plausibility(self, features: np.ndarray) -> np.ndarray:
         """Float64 ``(B,)``: local outlier factor, negated and shifted so that inliers are at least 0."""
-        return self.critic.decision_function(features) if len(features) else np.zeros(0)
+        return 1.5 - self.critic(features)  # where scikit-learn draws the border too
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,17 @@ def _reach(plausibility: np.ndarray) -> np.ndarray:
 
 
 def _consensus(models: tuple[Any, ...], features: np.ndarray) -> np.ndarray:
-    with threadpool_limits(1, user_api="openmp"):
+    with _one_thread():
         votes = np.stack([model.predict_proba(features)[:, 1] for model in models])
     # Threads add up trees in any order; rounding drops the bits that this changes, so equal rows stay equal.
     return votes.mean(axis=0).round(9)
+
+
+@cache
+def _controller() -> ThreadpoolController:
+    return ThreadpoolController()  # looks through all loaded libraries, which takes milliseconds
+
+
+def _one_thread() -> AbstractContextManager[Any]:
+    """OpenMP threads spin while they wait: on busy cores, two of them boost ten times slower than one."""
+    return _controller().limit(limits=1, user_api="openmp")

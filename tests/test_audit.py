@@ -2,6 +2,7 @@
 
 import pickle
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from recourse_gen.audit import FILE, TRUSTED, Auditor
+from recourse_gen.outliers import OutlierFactor
 from recourse_gen.rows import Rows
 from recourse_gen.schema import Schema
 from recourse_gen.transform import TableTransform
@@ -194,20 +196,20 @@ def test_pickles_and_other_files_are_refused(fitted: Auditor, tmp_path: Path) ->
     with pytest.raises(ValueError, match="is not an auditor file"):
         Auditor.load(tmp_path, fitted.schema)
     state = {
-        "version": 2,
+        "version": 3,
         "schema": "",
         "options": {},
         "models": [LogisticRegression()],
-        "critic": None,
+        "critic": asdict(OutlierFactor.fit(np.eye(4), 2)),
         "agreement": {},
     }
     for content, message in (
         ([1, 2], "is not an auditor file"),
-        ({"version": 2}, "is not an auditor file"),
+        ({"version": 3}, "is not an auditor file"),
         ({**state, "options": {"colour": "red"}}, "is not an auditor file"),
         ({**state, "agreement": {"colour": {"slope": 1.0, "intercept": 0.0}}}, "is not an auditor file"),
         ({**state, "agreement": {"inlier": {"slope": 1.0}}}, "is not an auditor file"),
-        ({"version": 1, "models": [], "critic": None}, "of version 1; this release reads version 2"),
+        ({"version": 1, "models": [], "critic": None}, "of version 1; this release reads version 3"),
         (state, "holds other models"),
     ):
         skops.io.dump(content, tmp_path / FILE)

@@ -36,8 +36,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("recourse_gen.backbone",),
     ("recourse_gen.noise", "recourse_gen.feasible"),
-    ("recourse_gen.rows",),
-    ("recourse_gen.schema", "recourse_gen.options", "recourse_gen.panel"),
+    ("recourse_gen.rows", "recourse_gen.panel"),
+    ("recourse_gen.schema", "recourse_gen.options", "recourse_gen.outliers"),
 )
 
 # Arrows that only a type checker follows.

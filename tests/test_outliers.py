@@ -1,0 +1,82 @@
+"""The outlier factor is the paper's: equal to scikit-learn's where no distances are equal, and independent of order."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.neighbors import LocalOutlierFactor
+from strategies import quick
+
+from recourse_gen.outliers import OutlierFactor
+
+
+def by_definition(reference: np.ndarray, query: np.ndarray, k: int) -> float:
+    """The factor of one row among reference rows, word for word after Breunig et al. (2000)."""
+
+    def near(row: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+        apart = np.sqrt(((others - row) ** 2).sum(1))
+        kth = np.sort(apart)[k - 1]
+        at = np.flatnonzero(apart <= kth * (1 + 1e-9))
+        return at, apart[at], kth
+
+    def density(row: np.ndarray, others: np.ndarray, kth: np.ndarray) -> float:
+        at, apart, _ = near(row, others)
+        return 1 / (np.maximum(kth[at], apart).mean() + 1e-10)
+
+    rest = [np.delete(np.arange(len(reference)), i) for i in range(len(reference))]
+    kth = np.array([near(row, reference[rest[i]])[2] for i, row in enumerate(reference)])
+    densities = np.array([density(row, reference[rest[i]], kth[rest[i]]) for i, row in enumerate(reference)])
+    at, _, _ = near(query, reference)
+    return float(densities[at].mean() / density(query, reference, kth))
+
+
+@quick
+@given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 3))
+def test_it_is_the_definition_with_ties_and_repeats(seed: int, k: int, columns: int) -> None:
+    rng = np.random.default_rng(seed)
+    reference = rng.integers(0, 4, (12, columns)) * 1.0
+    asked = rng.integers(0, 5, (5, columns)) * 1.0
+    found = OutlierFactor.fit(reference, k)(asked)
+    np.testing.assert_allclose(found, [by_definition(reference, row, k) for row in asked], rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [200, 3000])
+def test_it_is_scikit_learns_where_no_two_distances_are_equal(size: int) -> None:
+    rng = np.random.default_rng(0)
+    reference, asked = rng.random((size, 6)), rng.random((500, 6)) * 1.2
+    theirs = -LocalOutlierFactor(5, novelty=True).fit(reference).score_samples(asked)
+    np.testing.assert_allclose(OutlierFactor.fit(reference, 5)(asked), theirs, rtol=1e-7)
+
+
+def test_company_and_the_order_of_the_reference_do_not_matter() -> None:
+    rng = np.random.default_rng(1)
+    codes = [np.eye(levels)[rng.integers(0, levels, 4000)] for levels in (3, 7, 12)]
+    rows = np.concatenate([*codes, rng.integers(0, 9, (4000, 2)) / 9], 1)
+    reference, asked = rows[:3000], rows[3000:]
+    factor = OutlierFactor.fit(reference, 5)
+    together = factor(asked)
+    np.testing.assert_array_equal(together[:100], [factor(row[None])[0] for row in asked[:100]])
+    np.testing.assert_array_equal(together, OutlierFactor.fit(reference[rng.permutation(3000)], 5)(asked))
+
+
+def test_far_from_the_origin_and_far_from_everything() -> None:
+    rng = np.random.default_rng(2)
+    reference, asked = 50 + rng.random((300, 3)), 50 + rng.random((50, 3)) * 3
+    theirs = -LocalOutlierFactor(5, novelty=True).fit(reference).score_samples(asked)
+    np.testing.assert_allclose(OutlierFactor.fit(reference, 5)(asked), theirs, rtol=1e-7)
+    assert OutlierFactor.fit(reference, 5)(np.array([[1e6, 0.0, 0.0]]))[0] > 100
+
+
+def test_nothing_is_asked() -> None:
+    assert OutlierFactor.fit(np.eye(4), 2)(np.zeros((0, 4))).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    "part", [{"k": "5"}, {"rows": np.zeros(4)}, {"density": np.zeros(3)}, {"weight": np.zeros(4)}, {"distance": None}]
+)
+def test_parts_that_do_not_fit_together_are_seen(part: dict[str, object]) -> None:
+    whole = OutlierFactor.fit(np.eye(4), 2)
+    assert whole.whole()
+    assert not replace(whole, **part).whole()  # type: ignore[arg-type]
