@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from recourse_gen.rows import Rows
@@ -13,8 +14,7 @@ from recourse_gen.schema import Schema
 class RecourseCost:
     """C(x, x⁺) = Σ_d w_d |Δ_d| over numeric columns scaled to their training range + Σ_d w_d 1[x_d ≠ x⁺_d].
 
-    Every term is the L1 distance of per-column coordinates (a category of L > 2 levels is half its one-hot vector),
-    so the cost between two sets of rows is one ``torch.cdist(p=1)``.
+    Every term is the L1 distance of per-column coordinates (a category of L > 2 levels is half its one-hot vector).
     """
 
     def __init__(self, schema: Schema) -> None:
@@ -32,14 +32,19 @@ class RecourseCost:
         numbers = [feature.weight for feature in schema.numbers]
         tokens = [f.weight for f, width in zip(schema.tokens, widths, strict=True) for _ in range(width)]
         self._weight = torch.as_tensor([*numbers, *tokens], dtype=torch.float32)
+        one_hot = [width > 1 for width in widths for _ in range(width)]
+        self._one_hot = torch.as_tensor([*(False for _ in numbers), *one_hot], dtype=torch.bool)
+        self._most = float(sum(f.weight for f, width in zip(schema.tokens, widths, strict=True) if width > 1))
 
     def coordinates(self, rows: Rows, weighted: bool = True) -> Tensor:
         """Float32 ``(..., E)`` for rows ``(..., ·)``: L1 distances between coordinates are costs."""
         device = rows.num.device
-        index = rows.cat + self._offset.to(device)
-        # Each token column fills its own columns of the table, so summing the looked-up rows concatenates them.
-        tokens = self._table.to(device)[index].sum(-2)
-        coordinates = torch.cat([rows.num, tokens], -1)
+        coordinates = rows.num
+        if len(self._table):
+            # Each token column fills its own columns of the table, so adding up the looked-up rows concatenates them.
+            index = rows.cat + self._offset.to(device)
+            tokens = F.embedding_bag(index.flatten(0, -2), self._table.to(device), mode="sum")
+            coordinates = torch.cat([rows.num, tokens.view(*index.shape[:-1], self._table.shape[1])], -1)
         return coordinates * self._weight.to(device) if weighted else coordinates
 
     def __call__(self, factual: Rows, counterfactual: Rows) -> Tensor:
@@ -49,4 +54,16 @@ class RecourseCost:
 
     def pairwise(self, a: Rows, b: Rows) -> Tensor:
         """Cost between every row of `a` and every row of `b`, ``(A, B)``."""
-        return torch.cdist(self.coordinates(a), self.coordinates(b), p=1.0)
+        return self.distances(self.coordinates(a, weighted=False), self.coordinates(b, weighted=False))
+
+    def distances(self, here: Tensor, there: Tensor) -> Tensor:
+        """The same from coordinates without weights, ``(A, E)`` and ``(B, E)``: mismatches of one-hot columns by one
+        matrix product, the other columns by their L1 distance."""
+        one_hot, weight = self._one_hot.to(here.device), self._weight.to(here.device)
+        scaled = here * weight
+        costs = torch.cdist(scaled[:, ~one_hot], (there * weight)[:, ~one_hot], p=1.0)
+        if not one_hot.any():
+            return costs
+        # Whole weights are exact; others may leave a rounding error, of which none must be negative.
+        mismatch = (4.0 * scaled[:, one_hot] @ there[:, one_hot].T).neg_().add_(self._most).clamp_(min=0.0)
+        return costs.add_(mismatch)

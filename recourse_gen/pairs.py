@@ -30,7 +30,7 @@ class PairOptions:
     top_k: int = 1000
     gamma: float = 0.7
     cost_weight: float | Sequence[float] = (2.0, 20.0)
-    block: int = 1024
+    block: int = 256
 
     def __post_init__(self) -> None:
         low, high = self.cost_weight_range
@@ -79,22 +79,26 @@ class PairSupervision:
         self.device = torch.device(device)
         rows = transform.encode(factuals)
         k = min(options.top_k, partners.batch_size)
-        target = self.cost.coordinates(self.partners)
         costs = torch.full((rows.batch_size, max(k, 1)), math.inf, device=device)
         index = torch.zeros(rows.batch_size, max(k, 1), dtype=torch.int32, device=device)
         for people, pool in self._kin(rows):
             pool = pool.to(device)
-            partners, reach = self.partners.take(pool), target[pool]
+            partners = self.partners.take(pool)
+            there = self.cost.coordinates(partners, weighted=False)
             for at in people.split(int(options.block)):
                 frame, some = factuals.iloc[at.numpy()], rows.take(at)
-                distance = torch.cdist(self.cost.coordinates(some.to(device)), reach, p=1.0)
+                distance = self.cost.distances(self.cost.coordinates(some.to(device), weighted=False), there)
                 feasible = constraints.compile(transform.schema, frame, some).to(device)
                 distance.masked_fill_(~feasible.admits(partners), math.inf)
-                nearest = distance.topk(min(k, len(pool)), largest=False, sorted=True)
-                here, width = at.to(device), nearest.values.shape[1]
-                costs[here, :width], index[here, :width] = nearest.values, pool[nearest.indices].int()
+                # Sorting the nearest is faster than having them found in order.
+                found = distance.topk(min(k, len(pool)), largest=False, sorted=False)
+                ranked = found.values.sort(dim=1, stable=True)
+                here, width = at.to(device), ranked.values.shape[1]
+                costs[here, :width] = ranked.values
+                index[here, :width] = pool[found.indices.gather(1, ranked.indices)].int()
         self.has_partner = costs[:, 0].isfinite()
-        self.costs, self.index = costs[self.has_partner], index[self.has_partner]
+        everybody = bool(self.has_partner.all())  # then nothing is copied
+        self.costs, self.index = (part if everybody else part[self.has_partner] for part in (costs, index))
         self.factuals = rows.to(device).take(self.has_partner)
 
     def _kin(self, rows: Rows) -> Iterator[tuple[Tensor, Tensor]]:
@@ -162,12 +166,39 @@ class PairSupervision:
 
         generator: of the randomness; None for the global one.
         """
-        cumulative = torch.exp(-cost_weight[:, None] * (self.costs[at] - self.costs[at, :1])).cumsum(1)
-        uniform = torch.rand(len(at), num_samples, generator=generator, device=self.device) * cumulative[:, -1:]
-        # Rounding may put the last uniform past the end, and partners beyond the admissible ones weigh nothing.
-        choice = torch.searchsorted(cumulative, uniform).clamp_(max=cumulative.shape[1] - 1)
-        choice = torch.minimum(choice, (self.costs[at].isfinite().sum(1) - 1)[:, None])
-        return self.partners.take(self.index[at].gather(1, choice).long())
+        # Rejection: partners in blocks by rank, where all first count as much as the nearest of their block. A block is
+        # at most twice as large as the one before, whose partners weigh no less: so at least one draw in three holds.
+        edges, first, sizes = self._blocks
+        nearest = self.costs[at, :1]
+        bound = (sizes[at] * torch.exp(-cost_weight[:, None] * (first[at] - nearest))).cumsum(1)
+        choice = torch.zeros(len(at) * num_samples, dtype=torch.int64, device=self.device)
+        waiting = torch.arange(len(choice), device=self.device)
+        while len(waiting):
+            row = waiting // num_samples
+            person, reach = at[row], bound[row]
+            uniform = torch.rand(3, len(row), generator=generator, device=self.device)
+            block = torch.searchsorted(reach, uniform[0, :, None] * reach[:, -1:], right=True)[:, 0]
+            block = block.clamp_(max=bound.shape[1] - 1)  # rounding may put the last uniform past the end
+            rank = edges[block] + (uniform[1] * sizes[person, block]).long()
+            rank = torch.minimum(rank, edges[block + 1] - 1)
+            # Beyond the admissible partners the excess is infinite, or not a number: neither holds.
+            excess = self.costs[person, rank] - first[person, block]
+            holds = uniform[2] < torch.exp(-cost_weight[row] * excess)
+            choice[waiting[holds]] = rank[holds]
+            waiting = waiting[~holds]
+        return self.partners.take(self.index[at[:, None], choice.view(len(at), num_samples)].long())
+
+    @cached_property
+    def _blocks(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Ranks at which blocks of partners begin and the last one ends, int64 ``(J + 1,)``; the cost of each block's
+        first partner, and how many admissible ones it has, ``(F, J)``."""
+        ends = [0]
+        while ends[-1] < self.costs.shape[1]:
+            ends.append(min(ends[-1] + max(1, ends[-1] // 3), self.costs.shape[1]))
+        edges = torch.tensor(ends, device=self.device)
+        admissible = self.costs.isfinite().sum(1, keepdim=True)
+        sizes = torch.minimum(admissible - edges[:-1], edges[1:] - edges[:-1]).clamp_(min=0)
+        return edges, self.costs[:, edges[:-1]].contiguous(), sizes
 
     def draw_cost_weight(self, batch_size: int, generator: torch.Generator) -> Tensor:
         """λ per row, float32 ``(B,)``, log-uniform on the configured range."""
