@@ -80,8 +80,9 @@ def _assert_obeyed(subject: Subject, table: Table, people: pd.DataFrame, rules: 
     feasible = rules.compile(table.schema, people, table.transform.encode(people))
     possible = np.array([not reason for reason in feasible.reasons])
     model = subject.build(table, rules)
-    if not subject.learns:
-        possible &= _have_partner(table, people, feasible, rules)
+    if not subject.learns and possible.any():
+        at = np.flatnonzero(possible)  # bounds of the others may be infinite
+        possible[at] = _have_partner(table, people.iloc[at], feasible.take(at), rules)
     if not possible.any():
         return
     people, feasible = people[possible], feasible.take(possible)
