@@ -40,7 +40,7 @@ def test_every_policy_answers_with_training_rows(
     generator: RecourseGenerator, table: Table, denied: pd.DataFrame, select: str
 ) -> None:
     frame, granted = table
-    found = generator.generate(denied.iloc[:40], n=2, select=select, candidates=8)
+    found = generator.generate(denied.iloc[:40], n=2, select=select, candidates=8, sparsify=False)
     answers = found.to_frame()
     assert len(answers) > 40
     before = denied.loc[answers.index.get_level_values(0)]
@@ -55,8 +55,8 @@ def test_more_candidates_are_new_ones(table: Table, classifier: Pipeline, small:
     settings = {**small, "backbone": "nearest", "backbone_options": {}}
     generator = RecourseGenerator(**settings).fit(*table, classifier=classifier)
     people = table[0][classifier.predict_proba(table[0])[:, 1] <= 0.5].iloc[:20]
-    little = generator.generate(people, n=20, candidates=3, max_candidates=48, audit=False)
-    large = generator.generate(people, n=20, candidates=48, max_candidates=48, audit=False)
+    little = generator.generate(people, n=20, candidates=3, max_candidates=48, audit=False, sparsify=False)
+    large = generator.generate(people, n=20, candidates=48, max_candidates=48, audit=False, sparsify=False)
     pd.testing.assert_frame_equal(little.to_frame(), large.to_frame())
 
 
