@@ -17,9 +17,9 @@ from backbones.corruption import Corruption
 from backbones.layers import (
     Block,
     CachedBlock,
+    ChangedEmbedding,
     ColumnEmbedding,
     ColumnHead,
-    MoveEmbedding,
     Perceptron,
     ScalarEmbedding,
     held_levels,
@@ -84,8 +84,7 @@ class AutoregressiveBackbone(Backbone):
         self.corruption = Corruption(corruption)
         basis = self.alphabet.basis()
         self.embed_factual = ColumnEmbedding(basis, width)
-        self.embed_previous = ColumnEmbedding(basis, width)
-        self.embed_move = MoveEmbedding(columns, width)
+        self.embed_previous = ChangedEmbedding(basis, width)
         self.embed_cost_weight = ScalarEmbedding(width)
         self.encoder_position = nn.Parameter(torch.randn(columns, width) * 0.1)
         self.decoder_position = nn.Parameter(torch.randn(columns, width) * 0.1)
@@ -148,30 +147,32 @@ class AutoregressiveBackbone(Backbone):
         noise: Noise,
     ) -> Rows:
         """Encode once, then one cached decoder step per column for all R = B·S candidates."""
-        context, prior = self._encode(factual, cost_weight), self._prior(factual, cost_weight)
+        context = self._encode(factual, cost_weight)
         owner = torch.arange(factual.batch_size, device=context.device).repeat_interleave(num_samples)
         draft = self.alphabet.draft(factual, owner, feasible)
+        bias = self._bias(factual, cost_weight)
+        if draft.open is not None:
+            bias = bias.masked_fill(~draft.open, -math.inf)
         columns = context.shape[1]
         blocks = [CachedBlock(block, columns, len(owner), context) for block in self.decoder]  # type: ignore[arg-type]
         start = context + self.decoder_position
-        previous = context.new_zeros(len(owner), context.shape[2])
+        uniform = noise.uniforms(columns, num_samples, 2).flatten(1, 2)
         own_codes, own_values = self.alphabet.codes(factual)[owner], self.alphabet.numbers(factual)[owner]
+        previous = context.new_zeros(len(owner), context.shape[2])
         for column, size in enumerate(self.alphabet.sizes):
-            x = start[:, column][owner] + previous
+            x = previous + start[:, column][owner]
             for block in blocks:
                 x = block.step(x, column)
-            logits = self.head.column(self.norm(x), column, size)
-            if prior is not None:
-                logits = logits + prior[:, column, :size][owner]
-            logits = logits.masked_fill(~draft.mask(column), -math.inf)
-            # The largest becomes 0, so that no temperature, however low, overflows.
-            logits = (logits - logits.amax(1, keepdim=True)) / temperature
-            uniform = noise.uniform(num_samples, 2).flatten(0, 1)
-            codes = log_choice(logits, uniform[:, 0])
-            values = draft.emit(column, codes, uniform[:, 1])
-            previous = self.embed_previous.column(codes, values, column, size)
+            logits = self.head.column(self.norm(x), column, bias[:, column, :size][owner])
+            if draft.tied:
+                logits = logits.masked_fill(~draft.mask(column), -math.inf)
+            if temperature != 1.0:
+                # The largest becomes 0, so that no temperature, however low, overflows.
+                logits = (logits - logits.amax(1, keepdim=True)) / temperature
+            codes = log_choice(logits, uniform[column, :, 0])
+            values = draft.emit(column, codes, uniform[column, :, 1])
             moved, distance = codes != own_codes[:, column], values - own_values[:, column]
-            previous = previous + self.embed_move.column(moved, distance, column)
+            previous = self.embed_previous.column(codes, values, moved, distance, column)
         drawn = draft.rows()
         return Rows(*(part.unflatten(0, (-1, num_samples)) for part in drawn))
 
@@ -186,20 +187,19 @@ class AutoregressiveBackbone(Backbone):
             x = block(x)
         return x
 
-    def _prior(self, factual: Rows, cost_weight: Tensor) -> Tensor | None:
-        """−λ·s_d·C_d(x_d, level) ``(B, D, L)``."""
+    def _bias(self, factual: Rows, cost_weight: Tensor) -> Tensor:
+        """The head's bias, with `cost_prior` minus λ·s_d·C_d(x_d, level): ``(B, D, L)``."""
         if self.cost_scale is None:
-            return None
-        return -self.alphabet.costs(factual) * (cost_weight[:, None] * self.cost_scale)[..., None]
+            return self.head.bias.expand(factual.batch_size, -1, -1)
+        return self.head.bias - self.alphabet.costs(factual) * (cost_weight[:, None] * self.cost_scale)[..., None]
 
     def _logits(self, factual: Rows, seen: Rows, cost_weight: Tensor) -> Tensor:
         """Teacher-forced logits ``(B, D, L)``; position d sees the columns of `seen` before d."""
-        context, prior = self._encode(factual, cost_weight), self._prior(factual, cost_weight)
+        context = self._encode(factual, cost_weight)
         codes, values = self.alphabet.codes(seen), self.alphabet.numbers(seen)
         moved, distance = codes != self.alphabet.codes(factual), values - self.alphabet.numbers(factual)
-        previous = self.embed_previous(codes, values) + self.embed_move(moved, distance)
+        previous = self.embed_previous(codes, values, moved, distance)
         x = context + self.decoder_position + nn.functional.pad(previous[:, :-1], (0, 0, 1, 0))
         for block in self.decoder:
             x = block(x, causal=True, memory=context if self.cross_attention else None)
-        logits = self.head(self.norm(x))
-        return logits if prior is None else logits + prior
+        return self.head(self.norm(x), self._bias(factual, cost_weight))

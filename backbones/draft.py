@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class Draft:
     """R counterfactuals filled in column by column, in schema order, inside what their factuals may become.
 
-    owner: int64 ``(R,)``, each draft's factual. `mask` and `emit` are called once per column.
+    owner: int64 ``(R,)``, each draft's factual. `mask`, then `emit` or `place`, are called once per column. open: bool
+    ``(B, D, L)``, which says the same as all masks; None without rules, and where one looks at several columns (tied).
     """
 
     def __init__(self, alphabet: Alphabet, factual: Rows, owner: Tensor, feasible: Feasible | None) -> None:
@@ -27,8 +28,10 @@ class Draft:
         self.own, self.places = alphabet.codes(factual), alphabet.schema.places
         self.num = factual.num.new_zeros(len(owner), factual.num.shape[1])
         self.cat = factual.cat.new_zeros(len(owner), factual.cat.shape[1])
-        self.pinned = torch.zeros_like(owner, dtype=torch.bool)
-        if feasible is not None:
+        self.tied = feasible is not None and (feasible.max_changes is not None or bool(feasible.ordered))
+        self.open = None if feasible is None or self.tied else self._open(feasible)
+        if feasible is not None and self.tied:
+            self.pinned = torch.zeros_like(owner, dtype=torch.bool)
             self.changes = torch.zeros_like(owner)
             # May each column still keep its value, given the columns drawn so far?
             self.stay = feasible.stay[owner]
@@ -39,6 +42,8 @@ class Draft:
         size, (_, t, n), f = self.alphabet.sizes[column], self.places[column], self.feasible
         if f is None:
             return torch.ones(len(self.owner), size, dtype=torch.bool, device=self.owner.device)
+        if self.open is not None:
+            return self.open[:, column, :size][self.owner]
         free = None
         if f.max_changes is not None:
             # Later columns that cannot stay as they are have their changes spoken for.
@@ -67,22 +72,41 @@ class Draft:
         if t is None:
             low, high = self.alphabet.emit_low[column][codes], self.alphabet.emit_high[column][codes]
             if self.feasible is not None:
-                low, high = low.clamp(self.low, self.high), high.clamp(self.low, self.high)
+                least, most = self._interval(column)
+                low, high = low.clamp(least, most), high.clamp(least, most)
             # Rounding may carry the sum a hair past the upper end.
             return self._put(column, codes, torch.minimum(low + (high - low) * uniform, high))
         feature = self.alphabet.schema.features[column]
         values = torch.zeros_like(uniform) if feature.kind == "categorical" else self.alphabet.value[column][codes]
         self.cat[:, t] = codes
-        self._note(column, codes, values, codes != self.own[:, column][self.owner])
+        if self.tied:
+            self._note(column, codes, values, codes != self.own[:, column][self.owner])
         return values
 
     def place(self, column: int, values: Tensor) -> Tensor:
-        """Fill a continuous column with the admissible values nearest to these ``(R,)``, scaled units; after `mask`."""
-        values = values if self.feasible is None else values.clamp(self.low, self.high)
+        """Fill a continuous column with the admissible values nearest to these ``(R,)``, scaled units."""
+        values = values if self.feasible is None else values.clamp(*self._interval(column))
         return self._put(column, self.own[:, column][self.owner], values)
 
     def rows(self) -> Rows:
         return Rows(self.num, self.cat)
+
+    def _open(self, feasible: Feasible) -> Tensor:
+        """Bool ``(B, D, L)``: codes that a column may take whatever the others do; its own where there are none, as
+        the final check rejects those drafts."""
+        alphabet = self.alphabet
+        mask = torch.zeros(*self.own.shape, alphabet.value.shape[1], dtype=torch.bool, device=self.own.device)
+        mask[:, alphabet.token_at, : feasible.tokens.shape[2]] = feasible.tokens
+        cover = alphabet.cover[alphabet.number_at]
+        ends = nn.functional.pad(cover[:, 1:], (0, 1), value=math.inf)
+        mask[:, alphabet.number_at] = (cover <= feasible.high[..., None]) & (ends > feasible.low[..., None])
+        own = nn.functional.one_hot(self.own, mask.shape[2]).bool()
+        return torch.where(mask.any(2, keepdim=True), mask, own)
+
+    def _interval(self, column: int) -> tuple[Tensor, Tensor]:
+        """Scaled limits ``(R,)`` of a continuous column; narrowed by `mask` where rules look at several columns."""
+        _, _, n = self.places[column]
+        return (self.low, self.high) if self.tied else (self._given.low[self.owner, n], self._given.high[self.owner, n])
 
     @property
     def _given(self) -> Feasible:
@@ -94,17 +118,17 @@ class Draft:
         feature, (_, _, n) = self.alphabet.schema.features[column], self.places[column]
         if feature.storage.kind in "iu":
             values = _scaled(feature, _raw(feature, values).round())
-        today = self.factual.num[self.owner, n]
-        values = torch.where(self.pinned, today, values)
+        if self.tied:
+            today = self.factual.num[self.owner, n]
+            values = torch.where(self.pinned, today, values)
+            self._note(column, codes, values, values != today)
         self.num[:, n] = values
-        self._note(column, codes, values, values != today)
         return values
 
     def _note(self, column: int, codes: Tensor, values: Tensor, changed: Tensor) -> None:
-        if self.feasible is not None:
-            self.changes += changed
-            if any(column in pair for pair in self.feasible.ordered):
-                self._note_raw(column, codes, values, changed)
+        self.changes += changed
+        if any(column in pair for pair in self._given.ordered):
+            self._note_raw(column, codes, values, changed)
 
     def _note_raw(self, column: int, codes: Tensor, values: Tensor, changed: Tensor) -> None:
         """Note the raw number that the column will decode to, and which later columns it keeps from staying."""

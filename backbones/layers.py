@@ -171,10 +171,6 @@ class LevelTable(nn.Module):
     def forward(self) -> Tensor:
         return self._vectors() if self.held is None else self.held
 
-    def column(self, column: int, size: int) -> Tensor:
-        """The vectors of one column's first `size` codes, ``(size, W)``."""
-        return self()[column, :size]
-
     def _vectors(self) -> Tensor:
         return self.free + torch.einsum("dlf,dfw->dlw", self.basis, self.smooth)
 
@@ -208,32 +204,33 @@ class ColumnEmbedding(nn.Module):
     def forward(self, codes: Tensor, values: Tensor) -> Tensor:
         return F.embedding(codes + self.offset, self.table().flatten(0, 1)) + values[..., None] * self.direction
 
-    def column(self, codes: Tensor, values: Tensor, column: int, size: int) -> Tensor:
-        """``(R, W)`` of one column's codes and values, ``(R,)`` each."""
-        return F.embedding(codes, self.table.column(column, size)) + values[:, None] * self.direction[column]
 
+class ChangedEmbedding(ColumnEmbedding):
+    """Also says how far a column has moved from the factual: whether it did, and by how much.
 
-class MoveEmbedding(nn.Module):
-    """How far a column has moved from the factual: whether it did, and by how much.
-
-    **Shape**: moved bool ``(..., D)`` and distances ``(..., D)`` → ``(..., D, W)``.
+    **Shape**: codes int64, values, moved bool and distances, ``(B, D)`` each → ``(B, D, W)``.
     """
 
-    def __init__(self, columns: int, width: int) -> None:
-        super().__init__()
-        self.moved = nn.Parameter(torch.randn(columns, width) * 0.1)
-        self.distance = nn.Parameter(torch.randn(columns, width) * 0.5)
+    def __init__(self, basis: Tensor, width: int) -> None:
+        super().__init__(basis, width)
+        self.moved = nn.Parameter(torch.randn(basis.shape[0], width) * 0.1)
+        self.distance = nn.Parameter(torch.randn(basis.shape[0], width) * 0.5)
 
-    def forward(self, moved: Tensor, distance: Tensor) -> Tensor:
-        return moved[..., None] * self.moved + distance[..., None] * self.distance
+    def forward(self, codes: Tensor, values: Tensor, moved: Tensor, distance: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(codes, values) + moved[..., None] * self.moved + distance[..., None] * self.distance
 
-    def column(self, moved: Tensor, distance: Tensor, column: int) -> Tensor:
-        """``(R, W)`` of one column."""
-        return moved[:, None] * self.moved[column] + distance[:, None] * self.distance[column]
+    def column(self, codes: Tensor, values: Tensor, moved: Tensor, distance: Tensor, column: int) -> Tensor:
+        """``(R, W)`` of one column's codes, values, moves and distances, ``(R,)`` each."""
+        weight = torch.stack([self.direction[column], self.moved[column], self.distance[column]])
+        numbers = torch.stack([values, moved.to(values.dtype), distance], 1)
+        return torch.addmm(F.embedding(codes, self.table()[column]), numbers, weight)
 
 
 class ColumnHead(nn.Module):
-    """One linear layer per column, padded to the largest alphabet. **Shape**: ``(B, D, W)`` → logits ``(B, D, L)``."""
+    """One linear layer per column, padded to the largest alphabet.
+
+    **Shape**: ``(B, D, W)`` → logits ``(B, D, L)``. A bias ``(B, D, L)`` may be given in place of the layer's own.
+    """
 
     def __init__(self, basis: Tensor, sizes: list[int], width: int) -> None:
         super().__init__()
@@ -243,12 +240,13 @@ class ColumnHead(nn.Module):
         padding = torch.arange(max(sizes)) >= torch.tensor(sizes)[:, None]
         self.register_buffer("padding", torch.zeros(padding.shape).masked_fill(padding, -math.inf), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.einsum("bdw,dlw->bdl", x, self.table()) + self.bias + self.padding
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        bias = self.bias if bias is None else bias
+        return torch.einsum("bdw,dlw->bdl", x, self.table()) + bias + self.padding
 
-    def column(self, x: Tensor, column: int, size: int) -> Tensor:
-        """Logits of one column from ``(R, W)``: ``(R, size)``."""
-        return F.linear(x, self.table.column(column, size), self.bias[column, :size])
+    def column(self, x: Tensor, column: int, bias: Tensor) -> Tensor:
+        """Logits ``(R, size)`` of one column from ``(R, W)`` and a bias ``(R, size)``."""
+        return torch.addmm(bias, x, self.table()[column, : bias.shape[1]].T)
 
 
 class ScalarEmbedding(nn.Module):

@@ -50,12 +50,12 @@ def _candidate(
 def _last_logits(model: AutoregressiveBackbone, factual: Rows, drawn: Rows, cost_weight: Tensor, column: int) -> Tensor:
     """Logits ``(B, L)`` of one column, from the factual and the columns of `drawn` before it."""
     alphabet = model.alphabet
-    context, prior = model._encode(factual, cost_weight), model._prior(factual, cost_weight)
+    context = model._encode(factual, cost_weight)
     codes, values = alphabet.codes(drawn), alphabet.numbers(drawn)
     moved, distance = codes != alphabet.codes(factual), values - alphabet.numbers(factual)
-    previous = (model.embed_previous(codes, values) + model.embed_move(moved, distance))[:, :column]
+    previous = model.embed_previous(codes, values, moved, distance)[:, :column]
     x = (context + model.decoder_position)[:, : column + 1] + nn.functional.pad(previous, (0, 0, 1, 0))
     for block in model.decoder:
         x = block(x, causal=True, memory=context if model.cross_attention else None)
-    logits = model.head.column(model.norm(x[:, -1]), column, alphabet.sizes[column])
-    return logits if prior is None else logits + prior[:, column, : alphabet.sizes[column]]
+    bias = model._bias(factual, cost_weight)[:, column, : alphabet.sizes[column]]
+    return model.head.column(model.norm(x[:, -1]), column, bias)

@@ -13,10 +13,9 @@ from backbones.alphabet import SPACINGS, Alphabet
 from backbones.layers import (
     Block,
     CachedBlock,
-    ColumnEmbedding,
+    ChangedEmbedding,
     ColumnHead,
     LevelTable,
-    MoveEmbedding,
     ScalarEmbedding,
     held_levels,
     log_choice,
@@ -230,18 +229,19 @@ def test_cached_steps_equal_the_causal_pass(cross):
 def test_embedding_and_head_of_one_column_are_those_of_all():
     sizes, generator = [3, 5, 2], torch.Generator().manual_seed(0)
     basis = torch.randn(3, 5, 4, generator=generator)
-    embedding, head, move = ColumnEmbedding(basis, 8), ColumnHead(basis, sizes, 8), MoveEmbedding(3, 8)
+    embedding, head = ChangedEmbedding(basis, 8), ColumnHead(basis, sizes, 8)
     codes = torch.stack([torch.randint(0, size, (7,), generator=generator) for size in sizes], 1)
     values, x = torch.rand(7, 3, generator=generator), torch.randn(7, 3, 8, generator=generator)
     moved = values > 0.5
-    together, logits, moves = embedding(codes, values), head(x), move(moved, values)
+    together, logits = embedding(codes, values, moved, -values), head(x)
     for d, size in enumerate(sizes):
-        alone = embedding.column(codes[:, d], values[:, d], d, size)
+        alone = embedding.column(codes[:, d], values[:, d], moved[:, d], -values[:, d], d)
         torch.testing.assert_close(alone, together[:, d])
-        torch.testing.assert_close(head.column(x[:, d], d, size), logits[:, d, :size])
-        torch.testing.assert_close(move.column(moved[:, d], values[:, d], d), moves[:, d])
+        alone = head.column(x[:, d], d, head.bias[d, :size].expand(7, -1))
+        torch.testing.assert_close(alone, logits[:, d, :size])
         assert (logits[:, d, size:] == -math.inf).all()
-    vectors = embedding(codes, torch.zeros_like(values)).flatten(0, 1)
+    still = torch.zeros_like(values)
+    vectors = embedding(codes, still, still.bool(), still).flatten(0, 1)
     assert len(torch.unique(vectors, dim=0)) == len(
         {(column, int(code)) for row in codes for column, code in enumerate(row)}
     ), "columns share no vectors"
@@ -274,7 +274,6 @@ def test_vectors_of_levels_are_held_for_one_call_only() -> None:
         first = table()
         assert table() is first
         torch.testing.assert_close(first, table.free + torch.einsum("dlf,dfw->dlw", table.basis, table.smooth))
-        torch.testing.assert_close(table.column(1, 3), first[1, :3])
         table.free.add_(1.0)
     torch.testing.assert_close(table(), first + 1.0)
     assert table().requires_grad

@@ -64,9 +64,9 @@ def test_the_clock_runs_inside_the_network_only_and_is_taken_off(monkeypatch: py
     monkeypatch.setattr(floor.time, "perf_counter", lambda: float(next(now)))
     original, head = ColumnHead.column, ColumnHead(torch.zeros(2, 3, 1), [3, 2], 4)
     with floor.Clock(torch.device("cpu")) as clock:
-        head.column(torch.zeros(1, 4), 0, 3)
+        head.column(torch.zeros(1, 4), 0, torch.zeros(1, 3))
         next(now)  # a second outside
-        head.column(torch.zeros(1, 4), 1, 2)
+        head.column(torch.zeros(1, 4), 1, torch.zeros(1, 2))
     assert clock.seconds == 2.0
     with pytest.raises(KeyError), floor.Clock(torch.device("cpu")):
         raise KeyError

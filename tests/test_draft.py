@@ -1,5 +1,6 @@
 """Whatever a network prefers, a draft stays inside the constraints."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -182,3 +183,18 @@ def test_whole_numbers_are_drawn_whole():
     drawn = draw_anything(Alphabet(schema, bins=7, spacing="quantile"), rows, None, 5, 0).flatten()
     again = transform.encode(transform.decode(drawn))
     assert torch.equal(again.num, drawn.num)
+
+
+@quick
+@given(cases(ordered=False, max_changes=False))
+def test_what_is_open_equals_the_masks_of_a_rule_that_never_binds(case):
+    table, rules, how = case
+    alphabet = Alphabet(table.schema, bins=how["bins"], spacing=how["spacing"])
+    rows = table.transform.encode(table.frame)
+    owner = torch.arange(rows.batch_size)
+    tied = dataclasses.replace(rules, max_changes=len(table.schema.features))
+    free, bound = (alphabet.draft(rows, owner, rule.compile(table.schema, table.frame, rows)) for rule in (rules, tied))
+    assert bound.tied and not free.tied
+    for column, size in enumerate(alphabet.sizes):
+        assert torch.equal(free.open[:, column, :size], bound.mask(column))
+        assert not free.open[:, column, size:].any()
