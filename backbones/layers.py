@@ -40,6 +40,19 @@ class Attention(nn.Module):
         return self.out(rearrange(mixed, "b h q w -> b q (h w)"))
 
 
+class FeedForward(nn.Module):
+    """Pre-norm residual perceptron within each column. **Shape**: ``(..., W)`` → ``(..., W)``."""
+
+    def __init__(self, width: int, expansion: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.up, self.down = nn.Linear(width, expansion * width), nn.Linear(expansion * width, width)
+        nn.init.normal_(self.down.weight, std=0.5 / math.sqrt(expansion * width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.down(F.gelu(self.up(self.norm(x))))
+
+
 class Block(nn.Module):
     """Pre-norm transformer block: self-attention, optionally attention to a second memory, gated feed-forward.
 
@@ -51,10 +64,8 @@ class Block(nn.Module):
         self.self_norm, self.self_attention = nn.LayerNorm(width), Attention(width, heads)
         self.cross_norm = nn.LayerNorm(width) if cross else None
         self.cross_attention = Attention(width, heads) if cross else None
-        self.ff_norm = nn.LayerNorm(width)
-        self.up, self.down = nn.Linear(width, expansion * width), nn.Linear(expansion * width, width)
-        for last in (self.self_attention.out, self.down):
-            nn.init.normal_(last.weight, std=0.5 / math.sqrt(last.in_features))
+        self.feed_forward = FeedForward(width, expansion)
+        nn.init.normal_(self.self_attention.out.weight, std=0.5 / math.sqrt(width))
 
     def forward(self, x: Tensor, *, causal: bool = False, memory: Tensor | None = None) -> Tensor:
         normed = self.self_norm(x)
@@ -69,35 +80,7 @@ class Block(nn.Module):
         if self.cross_attention is not None and self.cross_norm is not None:
             assert memory is not None
             x = x + self.cross_attention(self.cross_norm(x), memory)
-        return x + self.down(F.gelu(self.up(self.ff_norm(x))))
-
-
-class CachedBlock:
-    """One block's causal pass over the columns of R drafts, one column at a time, without gradients.
-
-    memory: encoded factuals ``(B, M, W)`` for a block with cross-attention; drafts are R / B per factual, in order.
-    """
-
-    def __init__(self, block: Block, columns: int, rows: int, memory: Tensor) -> None:
-        attention = block.self_attention
-        self.block, self.heads = block, attention.heads
-        self.weight = torch.cat([attention.query.weight, attention.memory.weight]).T.contiguous()
-        # Column by column: a step writes one contiguous piece, its matrix product does so directly.
-        self.held = memory.new_empty(columns, rows, self.weight.shape[1])
-        self.memory = None if block.cross_attention is None else block.cross_attention.keys_values(memory)
-
-    def step(self, x: Tensor, column: int) -> Tensor:
-        """``(R, W)`` → ``(R, W)`` for the next column; columns are visited in order from 0."""
-        block = self.block
-        torch.mm(block.self_norm(x), self.weight, out=self.held[column])
-        query, key, value = self.held[: column + 1].unflatten(2, (3, self.heads, -1)).unbind(2)
-        # One query per draft and few keys, written out as products and sums: keys stay column by column.
-        share = (key * (query[-1] * query.shape[-1] ** -0.5)).sum(-1).softmax(0)
-        x = x + block.self_attention.out((share[..., None] * value).sum(0).flatten(1))
-        if self.memory is None:
-            return block.rest(x, None)
-        # The drafts of one factual look at the same memory: they are its queries.
-        return block.rest(x.view(self.memory[0].shape[0], -1, x.shape[1]), self.memory).view_as(x)
+        return self.feed_forward(x)
 
 
 class Modulation(nn.Module):

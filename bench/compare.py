@@ -48,6 +48,8 @@ VARIANTS = {  # name: settings of train.py
     "flow, Rao-Blackwell": ["backbone=flow", "backbone.corruption=0", "backbone.rao_blackwell=true"],
     "diffusion, Rao-Blackwell": ["backbone=diffusion", "backbone.corruption=0", "backbone.rao_blackwell=true"],
     "ar, transformer encoder": ["backbone=ar", "backbone.encoder=transformer"],
+    "ar, transformer decoder": ["backbone=ar", "backbone.decoder=transformer"],
+    "ar, two transformer decoder layers": ["backbone=ar", "backbone.decoder=transformer", "backbone.decoder_layers=2"],
     "ar, no tokens": ["backbone=ar", "schema.tokenize=none"],
     "flow, no tokens": ["backbone=flow", "schema.tokenize=none"],
     "diffusion, no tokens": ["backbone=diffusion", "schema.tokenize=none"],

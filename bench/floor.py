@@ -12,8 +12,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from backbones.ar import AutoregressiveBackbone
+from backbones.decoder import CachedPerceptron, CachedTransformer
 from backbones.denoiser import Denoiser
-from backbones.layers import CachedBlock, ColumnHead
+from backbones.layers import ColumnHead
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,8 @@ class Clock:
         (Denoiser, "forward"),
         (Denoiser, "context"),
         (AutoregressiveBackbone, "_encode"),
-        (CachedBlock, "step"),
+        (CachedPerceptron, "step"),
+        (CachedTransformer, "step"),
         (ColumnHead, "column"),
     ]
 

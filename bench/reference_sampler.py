@@ -7,7 +7,7 @@ candidate, the factual is encoded again and the whole prefix decoded again; only
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from backbones.ar import AutoregressiveBackbone
 from recourse_gen.rows import Rows
@@ -53,9 +53,8 @@ def _last_logits(model: AutoregressiveBackbone, factual: Rows, drawn: Rows, cost
     context = model._encode(factual, cost_weight)
     codes, values = alphabet.codes(drawn), alphabet.numbers(drawn)
     moved, distance = codes != alphabet.codes(factual), values - alphabet.numbers(factual)
-    previous = model.embed_previous(codes, values, moved, distance)[:, :column]
-    x = (context + model.decoder_position)[:, : column + 1] + nn.functional.pad(previous, (0, 0, 1, 0))
-    for block in model.decoder:
-        x = block(x, causal=True, memory=context if model.cross_attention else None)
+    prefix = slice(column + 1)
+    previous = model.embed_previous(codes, values, moved, distance)[:, prefix]
+    x = model.decoder((context + model.decoder_position)[:, prefix], previous, context)
     bias = model._bias(factual, cost_weight)[:, column, : alphabet.sizes[column]]
     return model.head.column(model.norm(x[:, -1]), column, bias)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 _CELLS = 2**22  # approximate distances held at a time
+_SET = 32  # rows of a set
 _EPSILON = 1e-10  # a density stays finite among more than k equal rows
 
 
@@ -60,18 +61,27 @@ class OutlierFactor:
     def _neighbours(self, features: np.ndarray, own: bool) -> _Neighbours:
         """own: the features are the reference rows, and none of them is its own neighbour."""
         size = max(1, _CELLS // len(self.rows))
-        table = torch.from_numpy(self.rows).float()
-        squares = table.square().sum(1)
         # One more, as a row alone in its place is not its own neighbour.
         k = min(self.k + own, len(self.rows))
+        # In k of the sets that every so many rows make up, k rows are at least as near as the k-th nearest set: few
+        # sets are looked at row by row, and none is sorted.
+        sets = max(k, -(-len(self.rows) // _SET))
+        padding = -len(self.rows) % sets
+        table = torch.nn.functional.pad(torch.from_numpy(self.rows).float(), (0, 0, 0, padding))
+        squares = torch.nn.functional.pad(table[: len(self.rows)].square().sum(1), (0, padding), value=torch.inf)
+        highest = squares[: len(self.rows)].max()
         parts = []
         for start in range(0, len(features), size):
             some = torch.from_numpy(features[start : start + size]).float()
             # The square of the asking row is the same for all, and no product of float32 is exact: so a little more
             # than what is needed is kept, and asked exactly.
-            apart = torch.addmm(squares, some, table.T, alpha=-2.0)
-            slack = 1e-5 * (1.0 + squares.max() + some.square().sum(1, keepdim=True))
-            asking, row = (apart <= apart.topk(k, largest=False).values[:, -1:] + slack).nonzero(as_tuple=True)
+            apart = torch.addmm(squares, some, table.T, alpha=-2.0).unflatten(1, (-1, sets))
+            nearest = apart.amin(1)
+            reach = nearest.topk(k, largest=False).values[:, -1]
+            reach += 1e-5 * (1.0 + highest + some.square().sum(1))
+            asking, part = (nearest <= reach[:, None]).nonzero(as_tuple=True)
+            at, place = (apart[asking, :, part] <= reach[asking, None]).nonzero(as_tuple=True)
+            asking, row = asking[at], place * sets + part[at]
             parts.append(self._exact(features[start : start + size], asking.numpy(), row.numpy(), start, own))
         return _Neighbours(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 

@@ -12,7 +12,6 @@ from strategies import MAKERS, NUMBERS, quick, tables
 from backbones.alphabet import SPACINGS, Alphabet
 from backbones.layers import (
     Block,
-    CachedBlock,
     ChangedEmbedding,
     ColumnHead,
     LevelTable,
@@ -200,30 +199,6 @@ def test_impossible_choices_are_never_made_even_at_the_ends(seed, size):
     for uniform in (2.0**-24, 1e-3, 0.5, 1 - 1e-6, 1 - 2.0**-24):
         choice = log_choice(logits, torch.full((40,), uniform))
         assert logits.gather(1, choice[:, None]).isfinite().all()
-
-
-@pytest.mark.parametrize("cross", [False, True])
-def test_cached_steps_equal_the_causal_pass(cross):
-    generator = torch.Generator().manual_seed(0)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        block = Block(12, 3, cross=cross).double()
-    x = torch.randn(4, 6, 12, generator=generator, dtype=torch.float64)
-    memory = torch.randn(4, 5, 12, generator=generator, dtype=torch.float64) if cross else None
-    whole = block(x, causal=True, memory=memory)
-    with torch.no_grad():
-        cached = CachedBlock(block, 6, 8, memory if cross else x)
-        for position in range(6):
-            # Two drafts each, with the same columns.
-            step = cached.step(x[:, position].repeat_interleave(2, 0), position)
-            torch.testing.assert_close(step, whole[:, position].repeat_interleave(2, 0))
-    if cross:
-        assert not torch.allclose(whole, block(x, causal=True, memory=memory.flip(0)))
-    changed = x.clone()
-    changed[:, 3] += 1
-    again = block(changed, causal=True, memory=memory)
-    torch.testing.assert_close(again[:, :3], whole[:, :3])
-    assert not torch.allclose(again[:, 3:], whole[:, 3:])
 
 
 def test_embedding_and_head_of_one_column_are_those_of_all():

@@ -23,7 +23,7 @@ def test_the_published_configuration_builds_and_samples(table: Any) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = AutoregressiveBackbone(schema, **experiment["backbone"]).eval()
-    assert len(model.decoder) == 16
+    assert len(model.decoder.blocks) == 16
     factual = random_rows(schema, 5)
     assert model(factual, random_rows(schema, 5, seed=1), torch.full((5,), 5.0)).isfinite().all()
     drawn = sample(model, factual, 10, temperature=experiment["generate"]["temperature"])
@@ -92,7 +92,9 @@ def test_a_copy_of_the_weights_is_a_copy_of_the_law(schema: Schema) -> None:
 @pytest.mark.parametrize(
     "bad",
     [
-        {"width": 15},
+        {"width": 15, "decoder": "transformer"},
+        {"decoder": "rnn"},
+        {"cross_attention": True},
         {"heads": 0},
         {"decoder_layers": 0},
         {"bins": 1},

@@ -58,6 +58,7 @@ BACKBONES_MAY_IMPORT = {
     "backbones.corruption",
     "backbones.posterior",
     "backbones.blocks",
+    "backbones.decoder",
     "backbones.draft",
     "backbones.scores",
     "backbones.denoiser",
