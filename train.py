@@ -155,15 +155,15 @@ def report(generator: RecourseGenerator, given: World, config: dict[str, Any], w
         points = evaluation.sweep(generator, denied, judge=judge, options=options, **settings)
     with watch("fidelity"):
         distance = fidelity.measure(generator, denied, **config["evaluation"]["fidelity"])
-    evaluation.write_pictures(folder, result, classifier=generator.classifier, points=points, name=name)
+    evaluation.write_pictures(folder, result, points=points, name=name)
     context = {"data": config["data"]["name"], "backbone": name, "seed": config["seed"], "fidelity": distance}
     generator.summary |= evaluation.record(result, judge=judge, points=points, seconds=watch.seconds, context=context)
     generator.save(folder, overwrite=True, run=config)
     console = Console(width=max(Console().width, 132))
     console.print(evaluation.table({name: result.ours, "nearest partner": result.nearest}))
     console.print(fidelity.table(distance))
-    for sentence in evaluation.describe(result.found, generator.classifier, n=3):
-        console.print(sentence, highlight=False, soft_wrap=True)
+    for person in result.found.to_frame().index.unique("factual")[:3]:
+        console.print(result.found.describe(person), highlight=False, soft_wrap=True)
     total = sum(watch.seconds.values())
     console.print(f"Run folder: {folder} ({total:.0f} s)", highlight=False, soft_wrap=True)
 

@@ -2,29 +2,56 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, field
 
+import numpy as np
 import pandas as pd
 
+from recourse_gen import metrics
 from recourse_gen.constraints import changed_cells
+from recourse_gen.schema import Schema
+from recourse_gen.sentences import named, sentence, side_by_side
 
 STATUSES = ("ok", "already_favourable", "infeasible", "not_found")
-REPORT = ("status", "reason", "probability", "cost", "n_changed", "plausibility", "consensus", "audited", "candidates")
+REPORT = (
+    "status",
+    "reason",
+    "probability_before",
+    "probability",
+    "cost",
+    "n_changed",
+    "log_likelihood",
+    "plausibility",
+    "consensus",
+    "audited",
+    "candidates",
+    "acceptance",
+)
 
 
 @dataclass(frozen=True)
 class Counterfactuals:
     """Recommended changes for a frame of factuals.
 
-    factuals: the frame that was asked about, in training column order. report: one row per requested (factual, rank),
-    with ``status`` (`STATUSES`), ``reason`` (empty if ok and audited), ``probability`` (the classifier's, on exactly
-    the returned row; the factual's own where nothing is returned), ``cost``, ``n_changed``, ``plausibility`` and
-    ``consensus`` (the auditor's; NaN without one), ``audited`` (an auditor was asked and accepts it) and
-    ``candidates`` (how many were tried).
+    factuals: the frame that was asked about, in training column order. report: one row per requested (factual, rank);
+    rank 0 is the best answer. schema: the columns of the training frame. The report's columns:
+
+    status: one of `STATUSES`. reason: why there is no answer, or why the auditor does not accept it; else empty.
+    probability_before, probability: of the favourable class, by the classifier, for the factual and for exactly the
+        returned row; both the factual's own where nothing is returned.
+    cost: the recourse cost, in columns. n_changed: how many columns change. NaN without an answer, like the next three.
+    log_likelihood: log R(x⁺ | x) of the answer under the backbone, in nats, for the λ of the call, at temperature 1 and
+        under the constraints if its ``log_prob`` takes them. NaN if it has none; −inf for an answer that the law
+        excludes, as an answer that `sparsify` changed may be under ``exact``.
+    plausibility, consensus: the auditor's opinions, NaN without one. audited: an auditor was asked and accepts it.
+    candidates: how many were drawn for the factual. acceptance: the share of them, 0 to 1, that keep the constraints
+        and are approved with the confidence asked for; NaN where none was drawn.
     """
 
     factuals: pd.DataFrame
     report: pd.DataFrame
+    schema: Schema = field(repr=False)
     _answers: pd.DataFrame
 
     def __len__(self) -> int:
@@ -51,6 +78,46 @@ class Counterfactuals:
         """The best-ranked answer of each factual: the factuals' own index, missing values where there is none."""
         person = self._answers.index.get_level_values(0)
         return self._answers.set_axis(person)[~person.duplicated()].reindex(self.factuals.index)
+
+    def diversity(self) -> pd.Series:
+        """Mean cost between two answers of each factual, in columns: the factuals' index, NaN for fewer than two."""
+        return metrics.diversity(self._answers, self.schema).reindex(self.factuals.index)
+
+    def describe(self, factual: Hashable) -> str:
+        """In words, one line per answer: what the person at an index label of the factuals would have to change.
+
+        For instance ``Applicant 17: NumInqLast6M 4 → 2; approval 0.31 → 0.68``. Where several answers were asked for,
+        they are called option 1 (rank 0), option 2, ...; those that were not found are left out. For a person without
+        any, one line says so and why. Raises ValueError for a label that is not among the factuals.
+        """
+        rows = self._rows_of(factual)
+        entries = self.report.iloc[rows].to_dict("records")
+        found = [rank for rank, entry in enumerate(entries) if entry["status"] == "ok"]
+        if not found:
+            return sentence(named(factual), entries[0])
+        told = side_by_side(*self._pair(rows[found]))
+        return "\n".join(
+            sentence(named(factual, rank, len(rows)), entries[rank], values)
+            for rank, values in zip(found, told, strict=True)
+        )
+
+    def _rows_of(self, factual: Hashable) -> np.ndarray:
+        """The rows of the report of the factual with that label."""
+        index = self.factuals.index
+        try:
+            place = index.get_loc(factual)
+        except (KeyError, TypeError, pd.errors.InvalidIndexError):
+            place = None
+        if not isinstance(place, int):
+            some = ", ".join(map(repr, index[:5].tolist())) + (", ..." if len(index) > 5 else "")
+            raise ValueError(f"{factual!r} is not an index label of the factuals, which are {some or 'none'}")
+        n = len(self.report) // len(index)
+        return np.arange(place * n, (place + 1) * n)
+
+    def _pair(self, rows: np.ndarray) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The factuals and the answers ``(A, D)`` of those rows of the report, which have one."""
+        at = (self.report["status"] == "ok").to_numpy().cumsum()[rows] - 1
+        return self._before().iloc[at], self._answers.iloc[at]
 
     def _before(self) -> pd.DataFrame:
         position = pd.Index(self.factuals.index).get_indexer(self._answers.index.get_level_values(0))

@@ -19,14 +19,13 @@ from recourse_gen.constraints import Constraints
 from recourse_gen.figures import draw_tradeoff
 from recourse_gen.judge import GoldJudge
 from recourse_gen.schema import Schema
-from recourse_gen.sentences import describe, examples
+from recourse_gen.sentences import approval, side_by_side
 
 if TYPE_CHECKING:
     from recourse_gen.recourse import Counterfactuals, RecourseGenerator
 
 __all__ = [
     "Evaluation",
-    "describe",
     "evaluate_frames",
     "examples",
     "nearest_partners",
@@ -216,11 +215,25 @@ def record(
     }
 
 
+def examples(found: Counterfactuals, n: int = 5) -> pd.DataFrame:
+    """The best answers of the first `n` answered people, one row per person and column, ``approval`` first.
+
+    Columns: ``person``, ``feature``, ``before``, ``after``, ``changed`` ("yes" or empty).
+    """
+    answers = found.to_frame().groupby(level=0, sort=False).head(1).iloc[:n]
+    people = answers.index.get_level_values(0)
+    rows: list[tuple] = []
+    entries = found.report.loc[answers.index].to_dict("records")
+    for person, entry, values in zip(people, entries, side_by_side(found.factuals.loc[people], answers), strict=True):
+        rows.append((person, "approval", *approval(entry), ""))
+        rows.extend((person, v.feature, v.before, v.after, "yes" if v.changed else "") for v in values)
+    return pd.DataFrame(rows, columns=["person", "feature", "before", "after", "changed"])
+
+
 def write_pictures(
     folder: Path | str,
     evaluation: Evaluation,
     *,
-    classifier: Classifier,
     points: Sequence[Mapping[str, Any]],
     name: str,
 ) -> None:
@@ -230,7 +243,7 @@ def write_pictures(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    people = examples(evaluation.found, classifier)
+    people = examples(evaluation.found)
     replace_file(folder / "examples.csv", lambda path: people.to_csv(path, index=False))
     replace_file(folder / "tradeoff.png", lambda path: draw_tradeoff(path, points, evaluation.nearest, name))
 

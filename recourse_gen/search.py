@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 from dataclasses import dataclass, replace
@@ -87,7 +88,8 @@ class Search:
         keys = pd.MultiIndex.from_product([factuals.index, range(self.options.n)], names=["factual", "rank"])
         report = pd.concat([part for part, _ in parts]).set_axis(keys)
         answers = pd.concat([part for _, part in parts])
-        return Counterfactuals(factuals, report, answers.set_axis(keys[(report["status"] == "ok").to_numpy()]))
+        answers = answers.set_axis(keys[(report["status"] == "ok").to_numpy()])
+        return Counterfactuals(factuals, report, self.scorer.transform.schema, answers)
 
     def _batch(self, factuals: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Report ``(B·n, ·)`` in order of (factual, rank), and the answers of its ``ok`` rows."""
@@ -97,7 +99,7 @@ class Search:
         feasible = self.scorer.constraints.compile(transform.schema, factuals, rows)
         report = pd.DataFrame({name: np.full(len(factuals) * n, np.nan) for name in REPORT})
         report["status"], report["reason"] = "not_found", ""
-        report["probability"] = probability.repeat(n)
+        report["probability"] = report["probability_before"] = probability.repeat(n)
         report["audited"], report["candidates"] = False, 0
         favoured, impossible = probability > 0.5, np.array([bool(reason) for reason in feasible.reasons], dtype=bool)
         self._mark(report, favoured, "already_favourable", ["the classifier already says yes"] * len(factuals))
@@ -106,19 +108,19 @@ class Search:
         people = People(factuals, rows, feasible).take(asking)
         if not len(people):
             return report, transform.decode(people.rows)
-        chosen, candidates = self._choose(people)
-        return self._fill_in(report, asking, people, chosen, candidates)
+        return self._fill_in(report, asking, people, *self._choose(people))
 
     def _mark(self, report: pd.DataFrame, which: np.ndarray, status: str, reasons: list[str]) -> None:
         wide = which.repeat(self.options.n)
         report.loc[wide, "status"] = status
         report.loc[wide, "reason"] = np.repeat(np.array(reasons, dtype=object), self.options.n)[wide]
 
-    def _choose(self, people: People) -> tuple[Pool, np.ndarray]:
-        """The chosen candidates ``(B, n)``, and how many were drawn for each factual ``(B,)``."""
+    def _choose(self, people: People) -> tuple[Pool, np.ndarray, np.ndarray]:
+        """The chosen candidates ``(B, n)``; how many were drawn for each factual, and how many of them were valid,
+        ``(B,)``."""
         o, choosing = self.options, policy(self.options.select)
         finalists = o.n + SPARE if o.sparsify else o.n
-        pool = self._draw(people, o.candidates, 0)
+        pool, valid = self._draw(people, o.candidates, 0)
         chosen, candidates = pool.pick(choosing.choose(pool, finalists)), np.full(len(people), o.candidates)
         tried, waiting = o.candidates, np.arange(len(people))
         while True:
@@ -127,13 +129,15 @@ class Search:
             if not len(left) or not count:
                 break
             waiting, tried = waiting[left], tried + count
-            pool = pool.take(left).extend(self._draw(people.take(waiting), count, tried - count))
+            more, valid_more = self._draw(people.take(waiting), count, tried - count)
+            pool = pool.take(left).extend(more)
             chosen = chosen.put(waiting, pool.pick(choosing.choose(pool, finalists)))
             candidates[waiting] = tried
+            valid[waiting] += valid_more
         if o.sparsify:
             chosen = self._sparser(people, chosen)
             chosen = chosen.pick(choosing.choose(chosen, o.n))
-        return chosen, candidates
+        return chosen, candidates, valid
 
     def _sparser(self, people: People, chosen: Pool) -> Pool:
         """Finalists ``(B, m)`` with what need not change put back; themselves too, where that makes too few of them."""
@@ -151,16 +155,16 @@ class Search:
         both = sparse.extend(chosen)
         return replace(both, valid=both.valid & ~(enough[:, None] & (np.arange(2 * count) >= count)))
 
-    def _draw(self, people: People, count: int, first: int) -> Pool:
-        """`count` scored candidates per person, numbered from `first`."""
+    def _draw(self, people: People, count: int, first: int) -> tuple[Pool, np.ndarray]:
+        """`count` scored candidates per person, numbered from `first`, and how many of them are valid, ``(B,)``."""
         o, batch = self.options, len(people)
         # As many drafts at a time as in the first round, or memory would grow with every round.
         size = max(1, o.batch_size * o.candidates // count)
         blocks = [np.arange(start, min(start + size, batch)) for start in range(0, batch, size)]
         parts = [self._sample(people.take(at), count, first) for at in blocks]
         drawn = Rows(torch.cat([part.num for part in parts]), torch.cat([part.cat for part in parts])).flatten()
-        pool = self.scorer(people, np.arange(batch).repeat(count), drawn)
-        return pool.reshape(batch, count).without_repeats()
+        pool = self.scorer(people, np.arange(batch).repeat(count), drawn).reshape(batch, count)
+        return pool.without_repeats(), pool.valid.sum(1)
 
     def _sample(self, people: People, count: int, first: int) -> Rows:
         here = people.rows.to(self.device)
@@ -173,24 +177,50 @@ class Search:
             noise=Noise.of(here, int(self.options.seed), first_sample=first),
         ).to("cpu")
 
+    def _log_likelihood(self, people: People, person: np.ndarray, rows: Rows) -> np.ndarray:
+        """log R(x⁺ | x) of rows ``(A, ·)`` for the people at `person`, int64 ``(A,)``; NaN without a ``log_prob``."""
+        log_prob, found = getattr(self.model, "log_prob", None), np.full(len(person), np.nan)
+        if log_prob is None:
+            return found
+        constrained = "feasible" in inspect.signature(log_prob).parameters
+        for start in range(0, len(person), self.options.batch_size):
+            at = slice(start, start + self.options.batch_size)
+            theirs, given = people.take(person[at]), Rows(rows.num[at], rows.cat[at]).to(self.device)
+            weight = torch.full((len(theirs),), float(self.options.cost_weight), device=self.device)
+            rules = {"feasible": theirs.feasible.to(self.device)} if constrained else {}
+            with torch.no_grad():
+                found[at] = log_prob(theirs.rows.to(self.device), given, weight, **rules).cpu().numpy()
+        return found
+
     def _fill_in(
-        self, report: pd.DataFrame, asking: np.ndarray, people: People, chosen: Pool, candidates: np.ndarray
+        self,
+        report: pd.DataFrame,
+        asking: np.ndarray,
+        people: People,
+        chosen: Pool,
+        candidates: np.ndarray,
+        valid: np.ndarray,
     ) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Fill in the report from the frame that is really returned: classifier and constraints are asked again."""
         n = self.options.n
-        person = np.arange(len(people)).repeat(n)
-        frame = as_frame(self.scorer.transform, people, person, chosen.rows.flatten())
+        person, rows = np.arange(len(people)).repeat(n), chosen.rows.flatten()
+        frame = as_frame(self.scorer.transform, people, person, rows)
         probability, held = self.scorer.holds(people, person, frame)
         held &= chosen.valid.reshape(-1)
         at = (asking[:, None] * n + np.arange(n)).reshape(-1)
         tried = candidates.repeat(n)
         report.loc[at, "candidates"] = tried
-        none = "none of " + tried.astype(str).astype(object) + " candidates was valid"
+        report.loc[at, "acceptance"] = (valid / candidates).repeat(n)
+        answered = held.reshape(-1, n).any(1).repeat(n)
+        counted = tried.astype(str).astype(object) + " candidates"
+        none = np.where(answered, "no other answer among " + counted, "none of " + counted + " was valid")
         report.loc[at, "reason"] = np.where(held, "", none)
         good = at[held]
         report.loc[good, "status"] = "ok"
         report.loc[good, "probability"] = probability[held]
         report.loc[good, "n_changed"] = changed_cells(people.frame.iloc[person], frame).sum(1)[held]
+        kept = torch.from_numpy(held)
+        report.loc[good, "log_likelihood"] = self._log_likelihood(people, person[held], rows.take(kept))
         for name in ("cost", "consensus", "plausibility"):
             report.loc[good, name] = getattr(chosen, name).reshape(-1)[held]
         if self.scorer.auditor is not None:

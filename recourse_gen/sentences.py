@@ -2,38 +2,58 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from recourse_gen import metrics
-from recourse_gen.classifier import Classifier
-
-if TYPE_CHECKING:
-    from recourse_gen.recourse import Counterfactuals
+from recourse_gen.constraints import changed_cells
 
 
-def describe(counterfactuals: Counterfactuals, classifier: Classifier, n: int = 3) -> list[str]:
-    """Recommendations in words for the first `n` people who have one, for instance
-    ``Applicant 17: NumInqLast6M 4 → 2, NetFractionRevolvingBurden 71 → 54; approval 0.31 → 0.68``."""
-    sentences = []
-    for person, approval, values in _in_words(counterfactuals, classifier, n):
-        changes = ", ".join(f"{name} {old} → {new}" for name, old, new, changed in values if changed) or "no change"
-        sentences.append(f"Applicant {person}: {changes}; approval {approval[0]} → {approval[1]}")
-    return sentences
+class Value(NamedTuple):
+    """One column of one recommendation, in words."""
+
+    feature: str
+    before: str
+    after: str
+    changed: bool
 
 
-def examples(counterfactuals: Counterfactuals, classifier: Classifier, n: int = 5) -> pd.DataFrame:
-    """The first `n` answered people before and after, one row per person and column, ``approval`` first.
+def side_by_side(before: pd.DataFrame, after: pd.DataFrame) -> list[list[Value]]:
+    """The columns of each row of two frames ``(A, D)`` that are row-aligned and have the same dtypes."""
+    columns = [
+        [
+            Value(str(name), *words(old, new), differs)
+            for old, new, differs in zip(before[name].tolist(), after[name].tolist(), changed.tolist(), strict=True)
+        ]
+        for name, changed in zip(before.columns, changed_cells(before, after).T, strict=True)
+    ]
+    return [list(row) for row in zip(*columns, strict=True)]
 
-    Columns: ``person``, ``feature``, ``before``, ``after``, ``changed`` ("yes" or empty).
+
+def named(factual: Any, rank: int = 0, n: int = 1) -> str:
+    """How one of `n` answers for a factual is called: ``Applicant 17``, or ``Applicant 17, option 1`` for rank 0."""
+    return f"Applicant {factual}, option {rank + 1}" if n > 1 else f"Applicant {factual}"
+
+
+def sentence(who: str, entry: Mapping[Any, Any], values: Sequence[Value] = ()) -> str:
+    """One recommendation, or why there is none.
+
+    who: its first words. entry: its row of the report. values: its columns, where there is a recommendation. For
+    instance ``Applicant 17: NumInqLast6M 4 → 2, NetFractionRevolvingBurden 71 → 54; approval 0.31 → 0.68``.
     """
-    rows: list[tuple] = []
-    for person, approval, values in _in_words(counterfactuals, classifier, n):
-        rows.append((person, "approval", *approval, ""))
-        rows.extend((person, name, old, new, "yes" if changed else "") for name, old, new, changed in values)
-    return pd.DataFrame(rows, columns=["person", "feature", "before", "after", "changed"])
+    (before, after), reason = approval(entry), entry["reason"]
+    if entry["status"] == "ok":
+        changes = ", ".join(f"{v.feature} {v.before} → {v.after}" for v in values if v.changed) or "no change"
+        return f"{who}: {changes}; approval {before} → {after}" + (f" ({reason})" if reason else "")
+    advice = "no change is needed" if entry["status"] == "already_favourable" else "no recommendation"
+    return f"{who}: {advice} ({entry['status'].replace('_', ' ')}: {reason}); approval {before}"
+
+
+def approval(entry: Mapping[Any, Any]) -> tuple[str, str]:
+    """The classifier's probability before and after, of a row of the report."""
+    return words(entry["probability_before"], entry["probability"], decimals=2)
 
 
 def words(before: Any, after: Any, decimals: int | None = None) -> tuple[str, str]:
@@ -47,23 +67,6 @@ def words(before: Any, after: Any, decimals: int | None = None) -> tuple[str, st
         if pair[0] != pair[1] or before == after:
             return pair
     return repr(before), repr(after)
-
-
-def _in_words(found: Counterfactuals, classifier: Classifier, n: int) -> list[tuple[Any, tuple[str, str], list[tuple]]]:
-    """The first `n` answered people: name, approval before and after, and per column (name, before, after, changed)."""
-    answers = found.best()
-    people = np.flatnonzero(metrics.answered(answers))[:n]
-    before = found.factuals.iloc[people]
-    after = metrics.restore_dtypes(answers.iloc[people], before)
-    if before.empty:
-        return []
-    approval = np.stack([classifier.probability(before), classifier.probability(after)], axis=1).tolist()
-    told = []
-    for i, differs in enumerate(metrics.changed(before, after)):
-        pairs = [(name, *words(before[name].iloc[i], after[name].iloc[i])) for name in before.columns]
-        values = [(*pair, bool(differ)) for pair, differ in zip(pairs, differs, strict=True)]
-        told.append((before.index[i], words(approval[i][0], approval[i][1], decimals=2), values))
-    return told
 
 
 def _word(value: Any, extra: int, decimals: int | None) -> str:

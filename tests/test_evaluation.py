@@ -8,7 +8,7 @@ from rich.console import Console
 
 from recourse_gen import checkpoint, evaluation, metrics
 from recourse_gen.constraints import Constraints
-from recourse_gen.counterfactuals import Counterfactuals
+from recourse_gen.counterfactuals import REPORT, Counterfactuals
 from recourse_gen.judge import GoldJudge
 from recourse_gen.pairs import PairOptions, PairSupervision
 from recourse_gen.schema import Schema
@@ -26,8 +26,11 @@ class Linear:
 
 
 def answers_of(factuals, frame):
-    """A result whose report nobody reads."""
-    return Counterfactuals(factuals, pd.DataFrame(), frame)
+    """A result that holds these answers, and whose report knows the probabilities."""
+    before = factuals.loc[frame.index.get_level_values(0)]
+    report = pd.DataFrame(index=frame.index, columns=list(REPORT)).assign(status="ok", reason="")
+    report = report.assign(probability_before=Linear().probability(before), probability=Linear().probability(frame))
+    return Counterfactuals(factuals, report, Schema.infer(factuals), frame)
 
 
 class RaiseIncome:
@@ -186,7 +189,7 @@ def test_sweep_varies_one_setting_at_a_time(evaluated):
     assert evaluation.sweep(generator, result.factuals, **{**options, "max_seconds": -1.0}) == []
 
 
-def test_recommendations_in_words():
+def test_examples_show_the_best_answer_before_and_after():
     factuals = pd.DataFrame(
         {"debts": [4, 6, 2], "income": [32.0, 41.25, 10.0], "home": ["rent", "own", "own"]}, index=[17, 3, 8]
     )
@@ -195,16 +198,13 @@ def test_recommendations_in_words():
         {"debts": [2, 1, 2], "income": [32.0, 32.0, 41.5], "home": ["own", "rent", "own"]}, index=index
     )
     found = answers_of(factuals, answers)
-    assert evaluation.describe(found, Linear()) == [
-        "Applicant 17: debts 4 → 2, home rent → own; approval 0.31 → 0.77",
-        "Applicant 3: debts 6 → 2, income 41.2 → 41.5; approval 0.13 → 0.90",
-    ]
-    assert len(evaluation.describe(found, Linear(), n=1)) == 1
-    assert evaluation.describe(answers_of(factuals, answers[:0]), Linear()) == []
-    people = evaluation.examples(found, Linear())
+    people = evaluation.examples(found)
     assert list(people["person"].unique()) == [17, 3]
     assert len(people) == 2 * (1 + 3)
     assert people[people["changed"] == "yes"]["feature"].tolist() == ["debts", "home", "debts", "income"]
+    assert people[people["person"] == 17].iloc[0].tolist() == [17, "approval", "0.31", "0.77", ""]
+    assert list(evaluation.examples(found, n=1)["person"].unique()) == [17]
+    assert evaluation.examples(answers_of(factuals, answers[:0])).empty
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_the_run_folder_holds_strict_json_readable_examples_and_a_picture(evalua
     generator, result, judge = evaluated
     points = evaluation.sweep(generator, result.factuals, judge=judge, candidates=(1, 4), cost_weights=(5,), limit=10)
     points.append({**points[-1], "value": 64, "cost": None})
-    evaluation.write_pictures(tmp_path, result, classifier=generator.classifier, points=points, name="ar")
+    evaluation.write_pictures(tmp_path, result, points=points, name="ar")
     seconds = {"fit": np.float32(1.5), "generate": float("nan")}
     context = {"data": "toy", "backbone": "ar", "seed": np.int64(0)}
     measures = evaluation.record(result, judge=judge, points=points, seconds=seconds, context=context)
@@ -257,7 +257,7 @@ def test_the_run_folder_holds_strict_json_readable_examples_and_a_picture(evalua
 
 
 def test_a_failed_write_leaves_the_old_file(evaluated, tmp_path, monkeypatch):
-    generator, result, _ = evaluated
+    _, result, _ = evaluated
     (tmp_path / "tradeoff.png").write_text("old")
 
     def fail(path, *_):
@@ -266,7 +266,7 @@ def test_a_failed_write_leaves_the_old_file(evaluated, tmp_path, monkeypatch):
 
     monkeypatch.setattr(evaluation, "draw_tradeoff", fail)
     with pytest.raises(OSError, match="disk full"):
-        evaluation.write_pictures(tmp_path, result, classifier=generator.classifier, points=[], name="ar")
+        evaluation.write_pictures(tmp_path, result, points=[], name="ar")
     assert (tmp_path / "tradeoff.png").read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["examples.csv", "tradeoff.png"]
 

@@ -39,13 +39,17 @@ def check(
     assert list(frame.columns) == list(like.columns)
     pd.testing.assert_series_equal(frame.dtypes, like.dtypes)
     assert not frame.isna().any().any()
-    assert report[["status", "reason", "probability", "audited", "candidates"]].notna().all().all()
+    always = ["status", "reason", "probability_before", "probability", "audited", "candidates"]
+    assert report[always].notna().all().all()
+    np.testing.assert_array_equal(report["acceptance"].notna(), report["candidates"] > 0)
+    assert report.loc[~ok, ["cost", "n_changed", "log_likelihood"]].isna().all().all()
     assert report.loc[ok, ["cost", "n_changed"]].notna().all().all()
     assert (report.loc[~ok, "reason"] != "").all()
     if not len(frame):
         return
     np.testing.assert_allclose(report.loc[ok, "probability"], probability(classifier, frame), atol=1e-9)
     assert (report.loc[ok, "probability"] > 0.5).all()
+    np.testing.assert_array_equal(report.loc[~ok, "probability"], report.loc[~ok, "probability_before"])
     before = asked.loc[frame.index.get_level_values(0), list(like.columns)]
     assert not rules.violations(before, frame).any()
     differ = (before.astype(object).to_numpy() != frame.astype(object).to_numpy()).sum(1)

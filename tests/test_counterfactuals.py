@@ -1,0 +1,147 @@
+"""What a user does with a result: read it in words, see it, hand it on as a page, and trust its report."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import stubs
+import torch
+from sklearn.pipeline import Pipeline
+
+from recourse_gen import Constraints, Counterfactuals, RecourseGenerator, Schema
+from recourse_gen.metrics import cost
+from recourse_gen.rows import Rows
+
+FEW: dict[str, Any] = {"candidates": 16, "max_candidates": 64, "cost_weight": 5.0}
+Table = tuple[pd.DataFrame, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def mixed(fitted: RecourseGenerator, table: Table) -> Counterfactuals:
+    """Three answers asked for each of 24 people, some of whom are approved already, and some can become nothing."""
+    stuck = Constraints(allowed={"job": {"none": [], "part": ["part", "full"]}})
+    return fitted.generate(table[0].iloc[:24], n=3, constraints=stuck, **FEW)
+
+
+def people(found: Counterfactuals, status: str) -> list[Any]:
+    return found.report.index[found.report["status"] == status].unique(0).tolist()
+
+
+@pytest.fixture
+def two() -> Counterfactuals:
+    """Two answers asked for each of three people: one has two of them, one has one, one has none."""
+    factuals = pd.DataFrame(
+        {"debts": [4, 6, 2], "income": [32.0, 41.25, 10.0], "home": ["rent", "own", "own"]}, index=[17, 3, 8]
+    )
+    keys = pd.MultiIndex.from_product([factuals.index, range(2)], names=["factual", "rank"])
+    status = ["ok", "ok", "ok", "not_found", "infeasible", "infeasible"]
+    report = pd.DataFrame({"status": status, "reason": ["", "the auditor objects", "", "", *["no way"] * 2]}, keys)
+    report["probability_before"], report["probability"] = 0.3149, [0.77, 0.6, 0.31490001, 0.3149, 0.3149, 0.3149]
+    report["cost"], report["plausibility"], report["audited"] = 1.0, 0.5, True
+    answers = pd.DataFrame({"debts": [2, 1, 2], "income": [32.0, 32.0, 41.5], "home": ["own", "rent", "own"]}, keys[:3])
+    report["n_changed"] = 2.0
+    return Counterfactuals(factuals, report, Schema.infer(factuals), answers)
+
+
+def test_recommendations_in_words(two: Counterfactuals) -> None:
+    assert two.describe(17).splitlines() == [
+        "Applicant 17, option 1: debts 4 → 2, home rent → own; approval 0.31 → 0.77",
+        "Applicant 17, option 2: debts 4 → 1; approval 0.31 → 0.60 (the auditor objects)",
+    ]
+    assert two.describe(3) == (
+        "Applicant 3, option 1: debts 6 → 2, income 41.2 → 41.5; approval 0.31490000 → 0.31490001"
+    )
+    assert two.describe(8) == "Applicant 8: no recommendation (infeasible: no way); approval 0.31"
+    first = two.report.index.get_level_values(1) == 0
+    single = replace(two, report=two.report[first], _answers=two.to_frame().xs(0, level=1, drop_level=False))
+    assert single.describe(17) == "Applicant 17: debts 4 → 2, home rent → own; approval 0.31 → 0.77"
+
+
+@pytest.mark.parametrize("label", [99, "17", [17], None, slice(0, 2)])
+def test_an_unknown_person_is_named(two: Counterfactuals, label: Any) -> None:
+    for ask in (two.describe,):
+        with pytest.raises(ValueError, match="not an index label of the factuals, which are 17, 3, 8"):
+            ask(label)
+
+
+def test_words_agree_with_the_result(mixed: Counterfactuals) -> None:
+    counts = mixed.changes().groupby(["factual", "rank"]).size()
+    for factual in people(mixed, "ok"):
+        lines = mixed.describe(factual).splitlines()
+        assert [line.count("→") - 1 for line in lines] == counts.loc[factual].tolist()
+    for status, words in (
+        ("already_favourable", "no change is needed"),
+        ("infeasible", "no admissible value for 'job'"),
+    ):
+        assert all(words in mixed.describe(factual) for factual in people(mixed, status))
+        assert len(people(mixed, status)) > 2
+
+
+def test_diversity_is_the_mean_cost_between_answers(mixed: Counterfactuals) -> None:
+    diversity = mixed.diversity()
+    pd.testing.assert_index_equal(diversity.index, mixed.factuals.index)
+    answers = mixed.to_frame()
+    for factual in mixed.factuals.index:
+        ranks = answers.loc[[factual]] if factual in people(mixed, "ok") else answers[:0]
+        pairs = [(a, b) for a in range(len(ranks)) for b in range(a)]
+        gaps = [cost(ranks.iloc[[a]], ranks.iloc[[b]], mixed.schema)[0] for a, b in pairs]
+        np.testing.assert_allclose(diversity[factual], np.mean(gaps) if gaps else np.nan)
+    assert diversity.notna().sum() > 2
+
+
+def test_the_report_knows_todays_probability(mixed: Counterfactuals, classifier: Pipeline) -> None:
+    today = classifier.predict_proba(mixed.factuals)[:, 1].repeat(3)
+    np.testing.assert_allclose(mixed.report["probability_before"], today, atol=1e-9)
+
+
+@pytest.mark.parametrize("sparsify", [True, False])
+def test_log_likelihood_is_that_of_the_backbone(
+    fitted: RecourseGenerator, denied: pd.DataFrame, sparsify: bool
+) -> None:
+    found = fitted.generate(denied.iloc[:9], n=2, batch_size=4, sparsify=sparsify, **FEW)
+    answers = found.to_frame()
+    factuals = denied.loc[answers.index.get_level_values(0)]
+    rows, weight = [fitted.transform.encode(frame) for frame in (factuals, answers)], torch.full((len(answers),), 5.0)
+    with torch.no_grad():
+        expected = fitted.model.log_prob(*rows, weight)  # type: ignore[union-attr, operator]
+    np.testing.assert_allclose(found.report.loc[answers.index, "log_likelihood"], expected, rtol=1e-3)
+
+
+def test_log_likelihood_follows_the_constraints_where_the_backbone_does(table: Table, classifier: Pipeline) -> None:
+    generator = stubs.fit(table, classifier, pairs={"top_k": 5}, schema={"kinds": {"income": "continuous"}})
+    asked = table[0][classifier.predict(table[0]) == 0].iloc[:20]
+    rules = Constraints(immutable=["region", "owner"])
+    found = generator.generate(asked, n=2, constraints=rules, sparsify=False, temperature=1.0, **FEW)
+    told = found.report.loc[found.to_frame().index, "log_likelihood"]
+    assert len(told) > 10
+    assert (np.exp(told) > 0).all() and (np.exp(told) <= 1 + 1e-6).all()
+
+
+def half(right: pd.Series, generator: RecourseGenerator) -> Callable[..., Rows]:
+    """Draws one approved row at even places, and the factual at odd ones."""
+    approved = generator.transform.encode(right.to_frame().T.astype(generator.transform.dtypes))
+
+    def draw(factual: Rows, *, num_samples: int, **_: Any) -> Rows:
+        even = (torch.arange(num_samples) % 2 == 0)[None, :, None]
+        shape = (factual.batch_size, num_samples, -1)
+        return Rows(
+            *(torch.where(even, a[:, None], b[:, None]).expand(shape) for a, b in zip(approved, factual, strict=True))
+        )
+
+    return draw
+
+
+def test_acceptance_counts_every_round_and_every_draw(
+    fitted: RecourseGenerator, table: Table, denied: pd.DataFrame, classifier: Pipeline
+) -> None:
+    frame = table[0]
+    best = frame.iloc[int(classifier.predict_proba(frame)[:, 1].argmax())]
+    odd = stubs.in_place_of(fitted, half(best, fitted))
+    report = odd.generate(denied.iloc[:5], n=2, candidates=4, max_candidates=16, audit=False, sparsify=False).report
+    assert set(report["candidates"]) == {16}
+    assert set(report["acceptance"]) == {0.5}
+    assert report["log_likelihood"].isna().all(), "this backbone has no log_prob"
+    assert set(report.xs(1, level=1)["reason"]) == {"no other answer among 16 candidates"}
