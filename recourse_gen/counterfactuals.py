@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from recourse_gen import metrics
 from recourse_gen.constraints import changed_cells
+from recourse_gen.options import check_whole
 from recourse_gen.schema import Schema
 from recourse_gen.sentences import named, sentence, side_by_side
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 STATUSES = ("ok", "already_favourable", "infeasible", "not_found")
 REPORT = (
@@ -100,6 +105,39 @@ class Counterfactuals:
             sentence(named(factual, rank, len(rows)), entries[rank], values)
             for rank, values in zip(found, told, strict=True)
         )
+
+    def plot(self, factual: Hashable, rank: int = 0) -> Figure:
+        """One answer beside its factual: where each number lies in the range that its column has in the training rows
+        (`Feature.bounds`), before and after, and the levels of categories as text; changed columns first.
+
+        factual: an index label of the factuals. The figure is made without pyplot: it needs no display, nothing has to
+        be closed, ``savefig`` writes it, and a notebook shows it when it is the last expression of a cell.
+
+        Raises ValueError if there is no such factual, rank or answer.
+        """
+        from recourse_gen import figures  # matplotlib takes a while to import
+
+        rows = self._rows_of(factual)
+        check_whole("rank", rank, 0)
+        if rank >= len(rows):
+            raise ValueError(f"rank must be below {len(rows)}, as many answers as were asked for, got {rank}")
+        entry, who = self.report.iloc[rows[rank]].to_dict(), named(factual, rank, len(rows))
+        if entry["status"] != "ok":
+            raise ValueError(f"there is nothing to draw at rank {rank}: {sentence(who, entry)}")
+        return figures.draw_change(*self._pair(rows[[rank]]), self.schema, entry, who)
+
+    def plot_tradeoff(self, factual: Hashable | None = None) -> Figure:
+        """Cost of the answers against the classifier's probability: of all factuals, or of the one at an index label,
+        together with where that person stands today. The figure is like that of `plot`.
+
+        Raises ValueError if there is no such factual, or no answer to draw.
+        """
+        from recourse_gen import figures
+
+        report = self.report if factual is None else self.report.iloc[self._rows_of(factual)]
+        if not (report["status"] == "ok").any():
+            raise ValueError("there is no answer to draw" + ("" if factual is None else f": {self.describe(factual)}"))
+        return figures.draw_answers(report, None if factual is None else named(factual))
 
     def _rows_of(self, factual: Hashable) -> np.ndarray:
         """The rows of the report of the factual with that label."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ import pandas as pd
 import pytest
 import stubs
 import torch
+from matplotlib import pyplot
+from matplotlib.figure import Figure
 from sklearn.pipeline import Pipeline
 
 from recourse_gen import Constraints, Counterfactuals, RecourseGenerator, Schema
@@ -62,7 +65,7 @@ def test_recommendations_in_words(two: Counterfactuals) -> None:
 
 @pytest.mark.parametrize("label", [99, "17", [17], None, slice(0, 2)])
 def test_an_unknown_person_is_named(two: Counterfactuals, label: Any) -> None:
-    for ask in (two.describe,):
+    for ask in (two.describe, two.plot, *([two.plot_tradeoff] if label is not None else [])):
         with pytest.raises(ValueError, match="not an index label of the factuals, which are 17, 3, 8"):
             ask(label)
 
@@ -78,6 +81,46 @@ def test_words_agree_with_the_result(mixed: Counterfactuals) -> None:
     ):
         assert all(words in mixed.describe(factual) for factual in people(mixed, status))
         assert len(people(mixed, status)) > 2
+
+
+def test_pictures_need_no_pyplot_and_show_in_notebooks(mixed: Counterfactuals, tmp_path: Path) -> None:
+    factual = people(mixed, "ok")[0]
+    known = pyplot.get_fignums()
+    for figure in (mixed.plot(factual, rank=1), mixed.plot_tradeoff(), mixed.plot_tradeoff(factual)):
+        assert isinstance(figure, Figure)
+        assert figure._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
+        figure.savefig(tmp_path / "figure.svg")
+    assert pyplot.get_fignums() == known
+
+
+def test_the_picture_shows_both_values_of_every_change(mixed: Counterfactuals) -> None:
+    factual = people(mixed, "ok")[0]
+    axes = mixed.plot(factual).axes[0]
+    changed = mixed.changes().query("factual == @factual and rank == 0")["feature"].tolist()
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names[: len(changed)] == changed
+    assert sorted(names) == sorted(mixed.factuals.columns)
+    said = [text.get_text() for text in axes.texts if "→" in text.get_text()]
+    assert len(said) == len(changed)
+    assert all(text in mixed.describe(factual).splitlines()[0] for text in said)
+
+
+def test_the_tradeoff_shows_every_answer(mixed: Counterfactuals) -> None:
+    drawn = [line.get_xydata() for line in mixed.plot_tradeoff().axes[0].lines if line.get_marker() == "o"]
+    points = mixed.report.loc[mixed.to_frame().index, ["cost", "probability"]].to_numpy(dtype=float)
+    np.testing.assert_allclose(np.sort(np.concatenate(drawn), axis=0), np.sort(points, axis=0))
+
+
+def test_what_cannot_be_drawn_says_why(two: Counterfactuals, mixed: Counterfactuals) -> None:
+    with pytest.raises(ValueError, match=r"nothing to draw at rank 1: Applicant 8, option 2: .*no way"):
+        two.plot(8, rank=1)
+    for rank in (2, -1, 0.0):
+        with pytest.raises(ValueError, match="rank must be"):
+            two.plot(17, rank=rank)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no answer to draw: Applicant 8: no recommendation"):
+        two.plot_tradeoff(8)
+    with pytest.raises(ValueError, match="no answer to draw$"):
+        replace(mixed, report=mixed.report.assign(status="not_found")).plot_tradeoff()
 
 
 def test_diversity_is_the_mean_cost_between_answers(mixed: Counterfactuals) -> None:
