@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 import pandas as pd
 
-from recourse_gen import metrics
+from recourse_gen import metrics, page
+from recourse_gen.checkpoint import write_text
 from recourse_gen.constraints import changed_cells
 from recourse_gen.options import check_whole
 from recourse_gen.schema import Schema
@@ -138,6 +140,27 @@ class Counterfactuals:
         if not (report["status"] == "ok").any():
             raise ValueError("there is no answer to draw" + ("" if factual is None else f": {self.describe(factual)}"))
         return figures.draw_answers(report, None if factual is None else named(factual))
+
+    @overload
+    def to_html(self, path: None = None) -> str: ...
+    @overload
+    def to_html(self, path: str | Path) -> None: ...
+    def to_html(self, path: str | Path | None = None) -> str | None:
+        """All recommendations as one page for whoever has to explain them: a summary, and for every person the
+        sentence of `describe`, what changes and what stays, the probability before and after and the audit's verdict.
+
+        The page is self-contained (no scripts, nothing loaded) and fit for printing. It is returned as text, or
+        written where a path is given: whole or not at all. Raises ValueError if the path's folder does not exist.
+        """
+        ok = np.flatnonzero(self.report["status"] == "ok")
+        told = dict(zip(ok.tolist(), side_by_side(*self._pair(ok)), strict=True))
+        text = page.render(self.factuals, self.report, told)
+        if path is None:
+            return text
+        if not Path(path).parent.is_dir():
+            raise ValueError(f"path={str(path)!r} lies in a folder that does not exist")
+        write_text(Path(path), text)
+        return None
 
     def _rows_of(self, factual: Hashable) -> np.ndarray:
         """The rows of the report of the factual with that label."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,32 @@ from recourse_gen.rows import Rows
 
 FEW: dict[str, Any] = {"candidates": 16, "max_candidates": 64, "cost_weight": 5.0}
 Table = tuple[pd.DataFrame, np.ndarray]
+VOID = {"meta", "br", "hr", "img", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page; whatever is not closed in order is an error."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text = ""
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +148,45 @@ def test_what_cannot_be_drawn_says_why(two: Counterfactuals, mixed: Counterfactu
         two.plot_tradeoff(8)
     with pytest.raises(ValueError, match="no answer to draw$"):
         replace(mixed, report=mixed.report.assign(status="not_found")).plot_tradeoff()
+
+
+def test_the_page_says_what_the_result_says(mixed: Counterfactuals, tmp_path: Path) -> None:
+    text = mixed.to_html()
+    page = Page(text)
+    for factual in mixed.factuals.index:
+        assert all(line in page.text for line in mixed.describe(factual).splitlines())
+    assert page.tags.count("section") == len(mixed.factuals)
+    for tag, count in (("div", 2 * len(mixed)), ("details", len(mixed) + 24 - len(people(mixed, "ok")))):
+        assert page.tags.count(tag) == count
+    links = [value for name, value in page.attributes if name == "href"]
+    assert {f"#{value}" for name, value in page.attributes if name == "id"} == set(links)
+    mixed.to_html(tmp_path / "page.html")
+    assert (tmp_path / "page.html").read_text(encoding="utf-8") == text
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+    with pytest.raises(ValueError, match="folder that does not exist"):
+        mixed.to_html(tmp_path / "nowhere" / "page.html")
+
+
+def test_a_page_about_nobody(fitted: RecourseGenerator, denied: pd.DataFrame) -> None:
+    found = fitted.generate(denied.iloc[:0])
+    assert "section" not in Page(found.to_html()).tags
+    assert found.diversity().empty
+
+
+def test_nothing_in_a_table_becomes_part_of_the_page(two: Counterfactuals) -> None:
+    name, value, label = "</td><script>alert(1)</script> $\\frac", '"><img src=x onerror="alert(2)">', "<b>&amp;</b>"
+    factuals = two.factuals.rename({17: label}).rename(columns={"home": name}).replace("rent", value)
+    answers = two.to_frame().rename({17: label}).rename(columns={"home": name}).replace("rent", value)
+    report = two.report.rename({17: label}).replace("no way", "<iframe src='//x'></iframe>")
+    hostile = Counterfactuals(factuals, report, Schema.infer(factuals), answers)
+    page, tame = Page(hostile.to_html()), Page(two.to_html())
+    assert page.tags == tame.tags
+    assert [key for key, _ in page.attributes] == [key for key, _ in tame.attributes]
+    assert not {"script", "img", "iframe", "link", "b"} & set(page.tags)
+    for text in (name, value, f"Applicant {label}", "<iframe src='//x'></iframe>"):
+        assert text in page.text
+    assert "http" not in hostile.to_html().replace("http-equiv", "")
+    hostile.plot(label)._repr_png_()  # type: ignore[attr-defined]
 
 
 def test_diversity_is_the_mean_cost_between_answers(mixed: Counterfactuals) -> None:

@@ -21,6 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("recourse_gen.counterfactuals", "recourse_gen.scoring", "recourse_gen.sparsify"),
     (
         "recourse_gen.figures",
+        "recourse_gen.page",
         "recourse_gen.training",
         "recourse_gen.selection",
         "recourse_gen.metrics",
