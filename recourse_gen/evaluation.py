@@ -86,26 +86,23 @@ def evaluate_frames(
     """
     if not factuals.index.equals(counterfactuals.index):
         raise ValueError("counterfactuals must have the index of the factuals: one answer, or a row of NaN, for each")
-    if not len(factuals):
-        raise ValueError("there are no factuals to evaluate")
-    found = metrics.answered(counterfactuals)
-    before, after = factuals[found], metrics.restore_dtypes(counterfactuals[found], factuals)
-
-    def share(flags: np.ndarray) -> float:
-        return float(np.sum(flags) / len(factuals))
-
-    costs = metrics.cost(before, after, schema)
-    judged, inlier = share(metrics.validity(after, judge)), share(judge.plausible(after))
+    measured = metrics.evaluate(
+        factuals, counterfactuals, classifier=classifier, constraints=constraints, schema=schema
+    )
+    summary, after = measured.summary, measured.answers
+    found = bool(summary["n_answers"])
+    judged = float(metrics.validity(after, judge).sum() / len(factuals))
+    inlier = float(judge.plausible(after).sum() / len(factuals))
     return {
-        "cost": float(costs.mean()) if found.any() else None,
-        "validity": share(metrics.validity(after, classifier)),
+        "cost": float(summary["cost"]) if found else None,
+        "validity": float(summary["validity"]),
         "validity_judge": judged,
         "plausibility": inlier,
-        "score": float(metrics.score(judged, inlier, costs.mean() if found.any() else 0.0, len(schema.features))),
-        "n_changed": float(metrics.sparsity(before, after).mean()) if found.any() else None,
+        "score": float(metrics.score(judged, inlier, summary["cost"] if found else 0.0, len(schema.features))),
+        "n_changed": float(summary["n_changed"]) if found else None,
         "n_factuals": len(factuals),
-        "found": share(found),
-        "constraint_violations": int(metrics.violations(before, after, constraints).sum()),
+        "found": float(summary["found"]),
+        "constraint_violations": int(measured.rows["violation"].sum()),
     }
 
 

@@ -11,18 +11,107 @@ what one person prefers, the metric compares methods.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from sklearn.neighbors import LocalOutlierFactor
 
-from recourse_gen.constraints import changed_cells
-from recourse_gen.schema import Schema
+from recourse_gen.alignment import align, check_columns, restored
+from recourse_gen.classifier import Classifier, as_classifier
+from recourse_gen.constraints import Constraints, changed_cells
+from recourse_gen.schema import Schema, check_values
 
-if TYPE_CHECKING:
-    from recourse_gen.classifier import Classifier
-    from recourse_gen.constraints import Constraints
+
+@dataclass(frozen=True)
+class Measures:
+    """What `evaluate` finds.
+
+    rows: one row per answer, and one for each factual without any; index ``(factual, rank)``, in the factuals' order.
+        ``found`` bool: it is an answer, higher is better, as with the next three.
+        ``validity`` bool: the classifier's probability exceeds 0.5.
+        ``plausibility`` bool: inlier among the reference rows; NaN where none were given.
+        ``probability`` 0 to 1: the classifier's, of the favourable class; NaN without an answer.
+        ``cost``: the size of the change, in columns, see `cost`; lower is better, as with the rest; NaN without an
+        answer.
+        ``n_changed``: the number of columns that change; NaN without an answer.
+        ``violation`` bool: breaks a constraint.
+        ``misfit`` bool: see `misfits`.
+    summary: the mean of each of these, over the answers of a factual first and then over factuals, so that everybody
+        counts once. Shares (of the bool columns) are of all factuals, and one without an answer counts as not found,
+        not valid and not plausible; other means are over factuals with an answer, NaN if there are none. Beside them
+        ``n_factuals`` and ``n_answers`` (counts), ``diversity`` (columns, higher is more diverse: mean of `diversity`
+        over factuals with several answers, NaN if there are none) and ``score`` (see `score`; NaN without a reference).
+    answers: what was measured, ``(A, D)``: the complete rows, read into the factuals' columns, values and dtypes.
+    """
+
+    rows: pd.DataFrame
+    summary: pd.Series
+    answers: pd.DataFrame
+
+
+def evaluate(
+    factuals: pd.DataFrame,
+    counterfactuals: pd.DataFrame,
+    *,
+    classifier: Any,
+    reference: pd.DataFrame | None = None,
+    constraints: Constraints | None = None,
+    schema: Schema | None = None,
+    target_class: Any = None,
+) -> Measures:
+    """Measure answers that any method gave, in plain frames.
+
+    factuals: the people who asked, each with a label of their own in the index; all of them count, so leave out those
+        whom the classifier favours already.
+    counterfactuals: the answers, read by `recourse_gen.alignment.align`: of `Counterfactuals`, ``best()`` or
+        ``to_frame()``; of the benchmark suites, a frame with the factuals' index and NaN rows for failures; of DiCE,
+        ``final_cfs_df`` of one person, or ``pd.concat(frames, keys=factuals.index)`` of several.
+    classifier, target_class: see `as_classifier`.
+    reference: rows that count as the plausible population, for instance training rows with a favourable outcome.
+    constraints: which answers may not break.
+    schema: the columns and their ranges, which are the unit of cost. None infers it from the reference and the
+        factuals together, never from the answers, so that all methods are measured in the same unit.
+
+    Raises ValueError for what cannot be evaluated, naming the column or the option.
+    """
+    if schema is None:
+        schema = _infer_schema(factuals, reference)
+    names = list(schema.names)
+    keys, person, found, answers = align(factuals, counterfactuals, schema)
+    before = factuals[names].iloc[person[found]]
+    if constraints is not None:
+        constraints.check(schema)
+    model = as_classifier(classifier, target_class=target_class, columns=names)
+    probability = _probability(answers, model)
+    if reference is not None:
+        check_columns("reference", reference, names)
+        for name in names:
+            check_values(reference[name])
+
+    def of_rows(values: np.ndarray, failed: Any) -> np.ndarray:
+        column = np.full(len(found), failed, dtype=values.dtype)
+        column[found] = values
+        return column
+
+    columns = {
+        "found": found,
+        "validity": of_rows(probability > 0.5, False),
+        "plausibility": np.nan if reference is None else of_rows(plausibility(answers, reference, schema), False),
+        "probability": of_rows(probability, np.nan),
+        "cost": of_rows(cost(before, answers, schema), np.nan),
+        "n_changed": of_rows(sparsity(before, answers), np.nan),
+        "violation": of_rows(violations(before, answers, constraints), False),
+        "misfit": of_rows(misfits(before, answers, schema), False),
+    }
+    rows = pd.DataFrame(columns, index=keys)
+    summary = rows.astype(np.float64).groupby(person).mean().mean()
+    summary["diversity"] = diversity(answers, schema).mean()
+    paid = summary["cost"] if found.any() else 0.0
+    summary["score"] = score(summary["validity"], summary["plausibility"], paid, len(names))
+    summary["n_factuals"], summary["n_answers"] = len(factuals), found.sum()
+    return Measures(rows, summary, answers)
 
 
 def answered(counterfactuals: pd.DataFrame) -> np.ndarray:
@@ -104,6 +193,19 @@ def violations(factuals: pd.DataFrame, counterfactuals: pd.DataFrame, constraint
     return broken
 
 
+def misfits(factuals: pd.DataFrame, counterfactuals: pd.DataFrame, schema: Schema) -> np.ndarray:
+    """Bool ``(B,)``, lower is better: a change ends where its column has no values, at a fraction among whole numbers
+    or at a category that the schema lacks. A row without an answer does not."""
+    differs, wrong = changed(factuals, counterfactuals), np.zeros(len(factuals), dtype=bool)
+    for feature in schema.features:
+        column, moved = counterfactuals[feature.name], differs[:, factuals.columns.get_loc(feature.name)]
+        if feature.kind == "categorical":
+            wrong |= moved & (level_codes(column, feature.levels) < 0)
+        elif feature.storage.kind in "iu":
+            wrong |= moved & (_numbers(column) % 1 != 0)
+    return wrong
+
+
 def diversity(counterfactuals: pd.DataFrame, schema: Schema) -> pd.Series:
     """Float64 per factual, higher is more diverse, in columns as `cost`: mean cost between two of its answers.
 
@@ -168,16 +270,17 @@ def restore_dtypes(counterfactuals: pd.DataFrame, factuals: pd.DataFrame) -> pd.
     A frame that also holds rows without an answer has floats for integers and objects for booleans. A value that does
     not fit (4.5 among integers, a new category) keeps its column as it is: rounding it would flatter the method.
     """
-    columns = {}
-    for name in factuals.columns:
-        column = counterfactuals[name]
-        try:
-            restored = column.astype(factuals[name].dtype)
-            exact = bool((restored.astype(object) == column.astype(object)).all())
-        except (ValueError, TypeError):
-            exact = False
-        columns[name] = restored if exact else column
+    columns = {name: restored(counterfactuals[name], factuals[name].dtype) for name in factuals.columns}
     return pd.DataFrame(columns, index=counterfactuals.index)
+
+
+def _infer_schema(factuals: pd.DataFrame, reference: pd.DataFrame | None) -> Schema:
+    if reference is None:
+        raise ValueError("evaluate needs schema= or reference=, for the ranges of the columns are the unit of cost")
+    columns = list(factuals.columns) if isinstance(factuals, pd.DataFrame) else []
+    check_columns("factuals", factuals, columns)
+    check_columns("reference", reference, columns)
+    return Schema.infer(pd.concat([reference[columns], factuals]))
 
 
 def _probability(counterfactuals: pd.DataFrame, classifier: Classifier) -> np.ndarray:

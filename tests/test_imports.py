@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "recourse_gen.metrics",
         "recourse_gen.data",
     ),
-    ("recourse_gen.pairs", "recourse_gen.audit", "recourse_gen.checkpoint", "recourse_gen.sentences"),
+    ("recourse_gen.pairs", "recourse_gen.audit", "recourse_gen.checkpoint", "recourse_gen.alignment", "recourse_gen.sentences"),
     (
         "recourse_gen.transform",
         "recourse_gen.classifier",

@@ -1,0 +1,137 @@
+"""Anyone's counterfactuals, read against the factuals that they answer: whose they are, and in which values."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from recourse_gen.schema import Feature, Schema, check_values, is_number
+
+
+class Aligned(NamedTuple):
+    """Answers and failures in the factuals' order: R rows, A of them answers.
+
+    keys: ``(factual, rank)`` of each row; a factual without an answer has one row, of rank 0. person: int64 ``(R,)``,
+    the position of its factual. found: bool ``(R,)``, whether it is an answer. answers: frame ``(A, D)`` in the
+    schema's columns, without missing values.
+    """
+
+    keys: pd.MultiIndex
+    person: np.ndarray
+    found: np.ndarray
+    answers: pd.DataFrame
+
+
+def align(factuals: pd.DataFrame, counterfactuals: pd.DataFrame, schema: Schema) -> Aligned:
+    """Read `counterfactuals`, whoever made them.
+
+    Their index says whom they answer: ``(factual, rank)``, or the factual alone where each has one answer at most; any
+    index will do where there is but one factual. A row with a missing value is no answer, and columns that the schema
+    lacks are ignored. Values come back as the factuals have them wherever none changes by it: 35.0 or "35" is the whole
+    number 35, and "1" is the category 1. Others stay, for rounding them would flatter the method.
+
+    Raises ValueError for columns that are missing, values of the factuals that are, text among numbers, and an index
+    that does not tell whose answer a row is.
+    """
+    columns = list(schema.names)
+    for name, frame in (("factuals", factuals), ("counterfactuals", counterfactuals)):
+        check_columns(name, frame, columns)
+    if not len(factuals):
+        raise ValueError("there are no factuals to evaluate")
+    for column in columns:
+        check_values(factuals[column])
+    person, rank = _whose(factuals.index, counterfactuals.index)
+    held = counterfactuals[columns].notna().all(axis=1).to_numpy(dtype=bool)
+    answers = counterfactuals.loc[held, columns]
+    read = {feature.name: _read(answers[feature.name], factuals[feature.name], feature) for feature in schema.features}
+    failed = np.setdiff1d(np.arange(len(factuals)), person[held])
+    rank = pd.Index(_numbered(person[held]) if rank is None else rank[held])
+    everybody = np.concatenate([person[held], failed])
+    order = np.argsort(everybody, kind="stable")
+    everybody, found = everybody[order], order < held.sum()
+    ranks = rank.append(pd.Index(np.zeros(len(failed), dtype=np.int64)))[order]
+    keys = pd.MultiIndex.from_arrays([factuals.index[everybody], ranks], names=["factual", "rank"])
+    frame = pd.DataFrame(read).iloc[order[found]].set_axis(keys[found])
+    return Aligned(keys, everybody, found, frame)
+
+
+def check_columns(what: str, frame: Any, columns: list[str]) -> None:
+    """Raise ValueError unless `frame` is one that holds each of the columns once."""
+    if not isinstance(frame, pd.DataFrame):
+        raise ValueError(f"the {what} must be a pandas DataFrame, got {type(frame).__name__}")
+    for name in columns:
+        held = int((frame.columns == name).sum())
+        if held != 1:
+            raise ValueError(f"column {name!r} {'is missing from' if not held else 'is repeated in'} the {what}")
+
+
+def restored(column: pd.Series, dtype: Any) -> pd.Series:
+    """`column` in `dtype` where no value changes by it, else as it is."""
+    try:
+        cast = column.astype(dtype)
+        return cast if bool((cast.astype(object) == column.astype(object)).all()) else column
+    except (ValueError, TypeError):
+        return column
+
+
+def _whose(factuals: pd.Index, index: pd.Index) -> tuple[np.ndarray, np.ndarray | None]:
+    """Int64 ``(A,)``: the position of the factual that each counterfactual answers; and its rank where it is given."""
+    if factuals.nlevels > 1 or factuals.has_duplicates:
+        raise ValueError("the index of the factuals must be flat and without repeats; reset_index() first")
+    if index.nlevels > 2:
+        raise ValueError(f"the index of the counterfactuals must be (factual, rank), got {index.nlevels} levels")
+    if index.nlevels == 1 and len(factuals) == 1:
+        return np.zeros(len(index), dtype=np.int64), None
+    if index.has_duplicates:
+        repeated = index[index.duplicated()].tolist()[0]
+        raise ValueError(
+            f"the index of the counterfactuals repeats {repeated!r}; with several answers per factual it must be "
+            "(factual, rank), as pd.concat(frames, keys=factuals.index) makes it"
+        )
+    labels = index.get_level_values(0)
+    person = factuals.get_indexer(labels)
+    if (person < 0).any():
+        raise ValueError(f"the counterfactuals answer {labels[person < 0].tolist()[0]!r}, which is not a factual")
+    return person, index.get_level_values(1).to_numpy() if index.nlevels == 2 else None
+
+
+def _numbered(person: np.ndarray) -> np.ndarray:
+    """0, 1, ... among the rows of each person."""
+    return pd.Series(person).groupby(person).cumcount().to_numpy(dtype=np.int64)
+
+
+def _read(column: pd.Series, like: pd.Series, feature: Feature) -> pd.Series:
+    """Complete values of one column, in the values and, where they fit it, the dtype of the factuals' column."""
+    if feature.kind != "categorical":
+        if not is_number(column):
+            values = pd.to_numeric(column.astype(object), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+            wrong = column[np.isnan(values)].tolist()
+            if wrong:
+                raise ValueError(f"column {feature.name!r} of the counterfactuals holds {wrong[0]!r} among its numbers")
+            column = pd.Series(values, index=column.index)
+        if not np.isfinite(column.to_numpy(dtype=np.float64)).all():
+            raise ValueError(f"column {feature.name!r} of the counterfactuals holds infinite values")
+    elif column.dtype != like.dtype or column.dtype == object:
+        known = dict.fromkeys([*feature.levels, *like.unique().tolist()])
+        spelled: dict[str, list[Any]] = {}
+        for value in known:
+            spelled.setdefault(_spelling(value), []).append(value)
+        meant = {}
+        for value in column.unique().tolist():
+            options = spelled.get(_spelling(value), [])
+            meant[value] = options[0] if value not in known and len(options) == 1 else value
+        column = column.astype(object).map(meant)
+    return restored(column, like.dtype)
+
+
+def _spelling(value: Any) -> str:
+    """The same text for 1, 1.0, "1" and "1.0"."""
+    if isinstance(value, (bool, np.bool_)):
+        return str(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return str(value)
+    return str(int(number)) if number.is_integer() else str(number)
