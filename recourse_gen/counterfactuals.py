@@ -91,6 +91,21 @@ class Counterfactuals:
         """Mean cost between two answers of each factual, in columns: the factuals' index, NaN for fewer than two."""
         return metrics.diversity(self._answers, self.schema).reindex(self.factuals.index)
 
+    def by_group(self, groups: Any) -> pd.DataFrame:
+        """Recourse by group, one row each, for instance ``found.by_group(frame["sex"])``.
+
+        groups: a Series that holds at least the factuals' labels, or an array in their order. A missing value is a
+        group of its own, for people of whom nothing is recorded are not to vanish from an audit.
+
+        Columns: ``people``; ``denied``, those of them who ask because the classifier is not yet in favour; ``found``,
+        those of the denied who have an answer; ``share_found`` (of the denied: 0 to 1, higher is better, NaN if there
+        are none); and means over the best answer of each, NaN without any: ``cost`` (columns, lower is better),
+        ``n_changed`` (columns, lower is better) and ``probability`` (0 to 1).
+
+        Raises ValueError where groups do not match the factuals.
+        """
+        return grouping.by_group(self.report, self.factuals.index, groups)
+
     def describe(self, factual: Hashable) -> str:
         """In words, one line per answer: what the person at an index label of the factuals would have to change.
 
@@ -180,20 +195,6 @@ class Counterfactuals:
         """The factuals and the answers ``(A, D)`` of those rows of the report, which have one."""
         at = (self.report["status"] == "ok").to_numpy().cumsum()[rows] - 1
         return self._before().iloc[at], self._answers.iloc[at]
-    def by_group(self, groups: Any) -> pd.DataFrame:
-        """Recourse by group, one row each, for instance ``found.by_group(frame["sex"])``.
-
-        groups: a Series that holds at least the factuals' labels, or an array in their order. A missing value is a
-        group of its own, for people of whom nothing is recorded are not to vanish from an audit.
-
-        Columns: ``people``; ``denied``, those of them who ask because the classifier is not yet in favour; ``found``,
-        those of the denied who have an answer; ``share_found`` (of the denied: 0 to 1, higher is better, NaN if there
-        are none); and means over the best answer of each, NaN without any: ``cost`` (columns, lower is better),
-        ``n_changed`` (columns, lower is better) and ``probability`` (0 to 1).
-
-        Raises ValueError where groups do not match the factuals.
-        """
-        return grouping.by_group(self.report, self.factuals.index, groups)
 
     def _before(self) -> pd.DataFrame:
         position = pd.Index(self.factuals.index).get_indexer(self._answers.index.get_level_values(0))

@@ -15,7 +15,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("train", "recourse_gen.cli"),
     ("recourse_gen",),
     ("recourse_gen.evaluation",),
-    ("recourse_gen.fidelity", "recourse_gen.judge"),
+    ("recourse_gen.fidelity", "recourse_gen.judge", "recourse_gen.robustness"),
     ("recourse_gen.recourse", "recourse_gen.testing"),
     ("recourse_gen.search",),
     ("recourse_gen.counterfactuals", "recourse_gen.scoring", "recourse_gen.sparsify"),
@@ -27,7 +27,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "recourse_gen.metrics",
         "recourse_gen.data",
     ),
-    ("recourse_gen.pairs", "recourse_gen.audit", "recourse_gen.checkpoint", "recourse_gen.alignment", "recourse_gen.sentences"),
+    (
+        "recourse_gen.pairs",
+        "recourse_gen.audit",
+        "recourse_gen.checkpoint",
+        "recourse_gen.alignment",
+        "recourse_gen.sentences",
+    ),
     (
         "recourse_gen.transform",
         "recourse_gen.classifier",
