@@ -19,7 +19,6 @@ from typing import Any
 
 import hydra
 import numpy as np
-import pandas as pd
 from omegaconf import OmegaConf
 
 import train
@@ -30,9 +29,11 @@ from recourse_gen.robustness import noise_validity, retrained
 
 CHOICES: dict[str, dict[str, Any]] = {  # name: options of `generate`
     "audit": {"audit": True},
+    "audit, confidence 0.6": {"audit": True, "confidence": 0.6},
+    "audit, confidence 0.7": {"audit": True, "confidence": 0.7},
     "no audit": {"audit": False},
+    "no audit, confidence 0.6": {"audit": False, "confidence": 0.6},
     "no audit, confidence 0.7": {"audit": False, "confidence": 0.7},
-    "no audit, confidence 0.9": {"audit": False, "confidence": 0.9},
     "no audit, most confident": {"audit": False, "select": "confident"},
 }
 REPEATS = 10  # per family, with other random states and on other draws of the rows
@@ -83,15 +84,17 @@ def cells(config: dict[str, Any], wanted: Sequence[str]) -> Iterator[dict[str, A
         for scale in NOISE:
             noisy = {"factuals": given.denied, "scale": scale, "seed": config["seed"]}
             shares[f"noise_{scale:g}"] = noise_validity(answers, generator.classifier, schema, **noisy)
-        yield {"choice": choice, **result.ours, **{name: float(np.mean(share)) for name, share in shares.items()}}
+        measured = {**result.ours, **{name: float(np.mean(share)) for name, share in shares.items()}}
+        yield {"choice": choice, **{name: measured[name] for name in ("validity", *COLUMNS) if name in measured}}
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """One line per way of choosing; what was not measured stays empty."""
-    lines = ["| " + " | ".join(["", *(heading for heading, _ in COLUMNS.values())]) + " |"]
-    lines.append("|" + "---|" * (len(COLUMNS) + 1))
+    """One line per way of choosing, one column per measure that any of them has."""
+    columns = {key: column for key, column in COLUMNS.items() if any(row.get(key) is not None for row in rows)}
+    lines = ["| " + " | ".join(["", *(heading for heading, _ in columns.values())]) + " |"]
+    lines.append("|" + "---|" * (len(columns) + 1))
     for row in rows:
-        shown = ["" if pd.isna(row.get(key)) else form.format(row[key]) for key, (_, form) in COLUMNS.items()]
+        shown = ["" if row.get(key) is None else form.format(row[key]) for key, (_, form) in columns.items()]
         lines.append("| " + " | ".join([row["choice"], *shown]) + " |")
     return "\n".join(lines)
 

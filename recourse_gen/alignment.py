@@ -28,9 +28,10 @@ def align(factuals: pd.DataFrame, counterfactuals: pd.DataFrame, schema: Schema)
     """Read `counterfactuals`, whoever made them.
 
     Their index says whom they answer: ``(factual, rank)``, or the factual alone where each has one answer at most; any
-    index will do where there is but one factual. A row with a missing value is no answer, and columns that the schema
-    lacks are ignored. Values come back as the factuals have them wherever none changes by it: 35.0 or "35" is the whole
-    number 35, and "1" is the category 1. Others stay, for rounding them would flatter the method.
+    index will do where there is but one factual. Answers are numbered in their order, unless the second level is called
+    ``rank`` and tells them apart. A row with a missing value is no answer, and columns that the schema lacks are
+    ignored. Values come back as the factuals have them wherever none changes by it: 35.0 or "35" is the whole number
+    35, and "1" is the category 1. Others stay, for rounding them would flatter the method.
 
     Raises ValueError for columns that are missing, values of the factuals that are, text among numbers, and an index
     that does not tell whose answer a row is.
@@ -84,7 +85,7 @@ def _whose(factuals: pd.Index, index: pd.Index) -> tuple[np.ndarray, np.ndarray 
         raise ValueError(f"the index of the counterfactuals must be (factual, rank), got {index.nlevels} levels")
     if index.nlevels == 1 and len(factuals) == 1:
         return np.zeros(len(index), dtype=np.int64), None
-    if index.has_duplicates:
+    if index.nlevels == 1 and index.has_duplicates:
         repeated = index[index.duplicated()].tolist()[0]
         raise ValueError(
             f"the index of the counterfactuals repeats {repeated!r}; with several answers per factual it must be "
@@ -94,7 +95,8 @@ def _whose(factuals: pd.Index, index: pd.Index) -> tuple[np.ndarray, np.ndarray 
     person = factuals.get_indexer(labels)
     if (person < 0).any():
         raise ValueError(f"the counterfactuals answer {labels[person < 0].tolist()[0]!r}, which is not a factual")
-    return person, index.get_level_values(1).to_numpy() if index.nlevels == 2 else None
+    ranked = index.nlevels == 2 and index.names[1] == "rank" and index.is_unique
+    return person, index.get_level_values(1).to_numpy() if ranked else None
 
 
 def _numbered(person: np.ndarray) -> np.ndarray:

@@ -52,7 +52,9 @@ def retrained(
         raise ValueError(f"families must be a list of names or estimators, got {families!r}")
     if not seeds + bootstraps:
         raise ValueError("seeds and bootstraps are both 0, so there is nothing to retrain")
-    outcomes = np.asarray(target)
+    outcomes = pd.Series(np.asarray(target))
+    if target_class is not None and not (outcomes == target_class).any():
+        raise ValueError(f"the target never holds the favourable class {target_class!r}")
     target01 = check_target(outcomes if target_class is None else outcomes == target_class, len(frame))
     if schema is None and any(isinstance(family, str) for family in families):
         schema = Schema.infer(frame)

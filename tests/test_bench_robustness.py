@@ -24,6 +24,7 @@ def test_a_cell_is_measured_once_and_shown(
         assert {"seeds", "bootstraps", "mlp", "random_forest", "noise_0.01"} < set(row)
     assert rows[0]["noise_0.05"] < 1 or rows[1]["noise_0.05"] < 1
     table = capsys.readouterr().out
+    assert "mlp" in table and "logistic" not in table
     assert len(table.splitlines()) == 4 and len({line.count("|") for line in table.splitlines()}) == 1
     monkeypatch.setattr(robustness, "cells", None)
     robustness.main(command)

@@ -89,6 +89,9 @@ def test_foreign_frames_are_read_in_the_values_of_the_factuals():
         assert alone.rows["n_changed"].tolist() == [1, 1]
     together = evaluate(pd.concat([theirs.iloc[[i, i]].reset_index(drop=True) for i in (0, 2)], keys=[7, 9]))
     assert together.summary["found"] == 0.5
+    for theirs_too in ([0, 0], [262, 114]):  # what DiCE's methods leave in the index
+        frames = [theirs.iloc[[i, i]].set_axis(theirs_too) for i in (0, 2)]
+        pd.testing.assert_frame_equal(evaluate(pd.concat(frames, keys=[7, 9])).rows, together.rows)
 
 
 def test_values_that_do_not_fit_are_kept_and_told():

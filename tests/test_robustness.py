@@ -117,6 +117,7 @@ def test_no_answer_is_not_valid_under_noise():
         ({"seeds": 0, "bootstraps": 0}, "nothing to retrain"),
         ({"bootstraps": 1.5}, "bootstraps must be a whole number"),
         ({"target": ["a", "b", "a", "b"]}, "must hold both 0 and 1"),
+        ({"target_class": "yes"}, "never holds the favourable class 'yes'"),
         ({"target": [1, 0, 1]}, "each of the 4 rows"),
     ],
 )
