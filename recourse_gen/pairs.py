@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -100,6 +102,47 @@ class PairSupervision:
         everybody = bool(self.has_partner.all())  # then nothing is copied
         self.costs, self.index = (part if everybody else part[self.has_partner] for part in (costs, index))
         self.factuals = rows.to(device).take(self.has_partner)
+
+    @classmethod
+    def from_training(
+        cls,
+        frame: pd.DataFrame,
+        probability: np.ndarray,
+        favourable: np.ndarray,
+        *,
+        transform: TableTransform,
+        constraints: Constraints,
+        options: PairOptions,
+        device: torch.device | str = "cpu",
+    ) -> PairSupervision:
+        """Q between training rows ``(B, D)``: factuals are those that the classifier turns down, partners the
+        favourable ones of which it is surer than γ.
+
+        probability: the classifier's, ``(B,)``. favourable: bool ``(B,)``, the outcomes.
+        Raises ValueError if there are no factuals, no partners, or none that a factual may become; warns where partners
+        are few, or some factuals have none.
+        """
+        denied, partner = probability <= 0.5, favourable & (probability > options.gamma)
+        if not denied.any():
+            raise ValueError("the classifier favours every training row, so there is nobody to learn recourse for")
+        if not partner.any():
+            raise ValueError(
+                f"no favourable training row has a classifier probability above pairs.gamma={options.gamma} (the "
+                f"highest is {probability.max():.3f}); lower gamma or check target_class"
+            )
+        if partner.sum() < options.top_k:
+            few = f"{partner.sum()} partners are fewer than pairs.top_k={options.top_k}; all of them are used"
+            warnings.warn(few, stacklevel=3)
+        partners = transform.encode(frame).take(torch.from_numpy(partner))
+        pairs = cls(
+            frame[denied], partners, transform=transform, constraints=constraints, options=options, device=device
+        )
+        if not len(pairs):
+            raise ValueError("the constraints leave no turned-down training row a partner; loosen them")
+        lonely = int((~pairs.has_partner).sum())
+        if lonely:
+            warnings.warn(f"{lonely} of {denied.sum()} turned-down rows have no admissible partner", stacklevel=3)
+        return pairs
 
     def _kin(self, rows: Rows) -> Iterator[tuple[Tensor, Tensor]]:
         """Positions of factuals and of the partners that agree with them on the immutable token columns: nobody can

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -99,7 +98,15 @@ class RecourseGenerator:
         probability = self.classifier.probability(X)
         favourable = probability > 0.5 if y is None else _favourable(y, self.target_class, len(X))
         rows = self.transform.encode(X)
-        self.pairs = self._pair(X, probability, favourable)
+        self.pairs = PairSupervision.from_training(
+            X,
+            probability,
+            favourable,
+            transform=self.transform,
+            constraints=self.constraints,
+            options=self.pair_options,
+            device=training.processes().device,
+        )
         model.observe(self.pairs)
         seconds["pairs"] = time.perf_counter() - started
         auditor = construct(Auditor, "audit", self.audit_options, schema)
@@ -244,36 +251,6 @@ class RecourseGenerator:
         checkpoint.read_weights(folder, generator.model)
         generator.model.to(training.processes().device if device is None else device).eval()
         return generator
-
-    def _pair(self, X: pd.DataFrame, probability: np.ndarray, favourable: np.ndarray) -> PairSupervision:
-        gamma = self.pair_options.gamma
-        denied, partner = probability <= 0.5, favourable & (probability > gamma)
-        if not denied.any():
-            raise ValueError("the classifier favours every training row, so there is nobody to learn recourse for")
-        if not partner.any():
-            raise ValueError(
-                f"no favourable training row has a classifier probability above pairs.gamma={gamma} (the highest is "
-                f"{probability.max():.3f}); lower gamma or check target_class"
-            )
-        if partner.sum() < self.pair_options.top_k:
-            warnings.warn(
-                f"{partner.sum()} partners are fewer than pairs.top_k={self.pair_options.top_k}; all of them are used",
-                stacklevel=3,
-            )
-        pairs = PairSupervision(
-            X[denied],
-            self.transform.encode(X).take(torch.from_numpy(partner)),
-            transform=self.transform,
-            constraints=self.constraints,
-            options=self.pair_options,
-            device=training.processes().device,
-        )
-        if not len(pairs):
-            raise ValueError("the constraints leave no turned-down training row a partner; loosen them")
-        lonely = int((~pairs.has_partner).sum())
-        if lonely:
-            warnings.warn(f"{lonely} of {denied.sum()} turned-down rows have no admissible partner", stacklevel=3)
-        return pairs
 
     def _cost_weight(self) -> float:
         """The λ of `generate` where none is given."""
