@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from recourse_gen.constraints import Feasible, decoded
+from recourse_gen.constraints import Feasible, decoded, elsewhere
 from recourse_gen.rows import Rows
 from recourse_gen.schema import Feature
 
@@ -28,7 +28,9 @@ class Draft:
         self.own, self.places = alphabet.codes(factual), alphabet.schema.places
         self.num = factual.num.new_zeros(len(owner), factual.num.shape[1])
         self.cat = factual.cat.new_zeros(len(owner), factual.cat.shape[1])
-        self.tied = feasible is not None and (feasible.max_changes is not None or bool(feasible.ordered))
+        self.tied = feasible is not None and (
+            feasible.max_changes is not None or bool(feasible.ordered) or bool(feasible.together)
+        )
         self.open = None if feasible is None or self.tied else self._open(feasible)
         if feasible is not None and self.tied:
             self.pinned = torch.zeros_like(owner, dtype=torch.bool)
@@ -36,6 +38,9 @@ class Draft:
             # May each column still keep its value, given the columns drawn so far?
             self.stay = feasible.stay[owner]
             self.raw = torch.zeros(len(owner), len(self.places), dtype=torch.float64, device=owner.device)
+            # The first column drawn of a group that changes together decides for the others: `stay` or `still`.
+            self.groups = {d: group for group in feasible.together for d in group}
+            self.still = torch.zeros_like(self.stay)
 
     def mask(self, column: int) -> Tensor:
         """Bool ``(R, size)``: codes that the column may take, given the columns before it."""
@@ -44,11 +49,13 @@ class Draft:
             return torch.ones(len(self.owner), size, dtype=torch.bool, device=self.owner.device)
         if self.open is not None:
             return self.open[:, column, :size][self.owner]
-        free = None
+        free, group = None, self.groups.get(column, [])
+        self.pinned = self.still[:, column]
         if f.max_changes is not None:
-            # Later columns that cannot stay as they are have their changes spoken for.
+            # Later columns that cannot stay as they are have their changes spoken for, and a group has to change whole.
             free = f.max_changes - self.changes - (~self.stay[:, column + 1 :]).sum(1)
-            self.pinned = self.stay[:, column] & (free <= 0)
+            free = free - self.stay[:, [d for d in group if d > column]].sum(1)
+            self.pinned = self.pinned | (self.stay[:, column] & (free <= 0))
         limits = self._limits(column, free) if any(column in pair for pair in f.ordered) else None
         if t is not None:
             mask = f.tokens[:, t, :size][self.owner]
@@ -62,8 +69,10 @@ class Draft:
             cover = self.alphabet.cover[column, :size]
             ends = torch.cat([cover[1:], cover.new_tensor([math.inf])])
             mask = (cover <= self.high[:, None]) & (ends > self.low[:, None])
-        only_own = self.pinned | ~mask.any(1)  # an impossible draft keeps the value; the final check rejects it
         own = nn.functional.one_hot(self.own[:, column][self.owner], size).bool()
+        if group:
+            mask &= ~(self._own_only(column, own) & ~self.stay[:, column, None])
+        only_own = self.pinned | ~mask.any(1)  # an impossible draft keeps the value; the final check rejects it
         return torch.where(only_own[:, None], own, mask)
 
     def emit(self, column: int, codes: Tensor, uniform: Tensor) -> Tensor:
@@ -120,6 +129,9 @@ class Draft:
             values = _scaled(feature, _raw(feature, values).round())
         if self.tied:
             today = self.factual.num[self.owner, n]
+            if column in self.groups:
+                leaves = ~self.stay[:, column] & (values == today)
+                values = torch.where(leaves, elsewhere(feature, today, self.low, self.high), values)
             values = torch.where(self.pinned, today, values)
             self._note(column, codes, values, values != today)
         self.num[:, n] = values
@@ -127,6 +139,10 @@ class Draft:
 
     def _note(self, column: int, codes: Tensor, values: Tensor, changed: Tensor) -> None:
         self.changes += changed
+        first, *others = self.groups.get(column, [None])
+        if first == column:
+            self.stay[:, others] &= ~changed[:, None]
+            self.still[:, others] = ~changed[:, None]
         if any(column in pair for pair in self._given.ordered):
             self._note_raw(column, codes, values, changed)
 
@@ -146,6 +162,18 @@ class Draft:
                 self.stay[:, b] &= own[:, b] >= raw
             if b == column < a:
                 self.stay[:, a] &= own[:, a] <= raw
+        for group in f.together:
+            if column < group[0]:
+                self.stay[:, group] &= self.stay[:, group].all(1, keepdim=True)
+
+    def _own_only(self, column: int, own: Tensor) -> Tensor:
+        """Bool ``(R, size)``: codes that stand for no value but the factual's. own: its code, one-hot."""
+        _, _, n = self.places[column]
+        if n is None:
+            return own
+        ends = (self.alphabet.emit_low[column], self.alphabet.emit_high[column])
+        low, high = (end[: own.shape[1]].clamp(self.low[:, None], self.high[:, None]) for end in ends)
+        return (low == high) & (low == self.factual.num[self.owner, n, None])
 
     def _limits(self, column: int, free: Tensor | None) -> tuple[Tensor, Tensor]:
         """Raw limits ``(R,)`` that ordered pairs put on this column.
@@ -176,8 +204,12 @@ class Draft:
                 value = self.raw[:, other]
             elif any(a < drawn for a, b in pairs if b == other):
                 value = self._nearest(other, self._edge(other, drawn, lower), lower)
-            else:
+            elif other not in self.groups:
                 continue
+            else:
+                value = limit
+            if other in self.groups and other >= drawn:
+                value = torch.where(self.still[:, other], self._given.raw[self.owner, other], value)
             limit = torch.maximum(limit, value) if lower else torch.minimum(limit, value)
         return limit
 
@@ -190,6 +222,9 @@ class Draft:
         levels = self._levels(column)
         beyond = (levels >= limit[:, None]) if lower else (levels <= limit[:, None])
         beyond &= self._given.tokens[:, t, : levels.shape[1]][self.owner]
+        if column in self.groups:
+            own = nn.functional.one_hot(self.own[:, column][self.owner], levels.shape[1]).bool()
+            beyond &= ~(own & ~self.stay[:, column, None])
         return (
             levels.masked_fill(~beyond, math.inf).amin(1) if lower else levels.masked_fill(~beyond, -math.inf).amax(1)
         )

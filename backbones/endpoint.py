@@ -236,7 +236,7 @@ class Candidates:
         if self.spare is not None:
             num = torch.where(self.still, self.factual.num, num)
         # Without rules that tie columns together, clipping and masks have made every column admissible already.
-        tied = self.feasible is not None and (self.spare is not None or self.feasible.ordered)
+        tied = self.feasible is not None and (self.spare is not None or self.feasible.ordered or self.feasible.together)
         rows = self._column_by_column(num, state.cat, logits) if tied else Rows(self._rounded(num), state.cat)
         return Rows(*(part.unflatten(0, (-1, self.num_samples)) for part in rows))
 
@@ -278,23 +278,36 @@ class Candidates:
         return draft.rows()
 
     def _ration(self, feasible: Feasible, max_changes: int) -> None:
-        """Share out the changes: columns that must move first, the rest in a random order of each candidate's own.
+        """Share out the changes: columns that must move first, the rest in a random order of each candidate's own, in
+        which groups that change together are one.
 
-        Numbers always move if they may, so those that come too late are pinned now; tokens take what remains as they
-        come to change.
+        Numbers always move if they may, so those that come too late are pinned now, with the tokens of their groups;
+        other tokens take what remains as they come to change.
         """
         alphabet = self.backbone.alphabet
         count = len(alphabet.token_at)
         order = torch.cat([alphabet.token_at, alphabet.number_at])
+        groups = [sorted(order.tolist().index(d) for d in group) for group in feasible.together]
         stay = feasible.stay[:, order].repeat_interleave(self.num_samples, 0)
         priority = self.noise.uniform(self.num_samples, stay.shape[1]).flatten(0, 1).masked_fill(~stay, math.inf)
+        for group in groups:
+            priority[:, group] = priority[:, group[:1]]
         spare = max_changes - (~stay).sum(1, keepdim=True)
-        late = priority.argsort(1).argsort(1) >= spare
+        rank = priority.argsort(1).argsort(1)
+        for group in groups:
+            rank[:, group] = rank[:, group].amax(1, keepdim=True)
+        late = rank >= spare
         self.still = (stay & late)[:, count:]
         own = self.backbone.scores(self.factual.num)
         self.low, self.high = (torch.where(self.still, own, side) for side in (self.low, self.high))
-        self.spare = spare - (stay & ~late)[:, count:].sum(1, keepdim=True)
-        self.stay, self.priority = stay[:, :count], priority[:, :count]
+        settled = torch.arange(stay.shape[1], device=stay.device) >= count
+        for group in (group for group in groups if group[-1] >= count):
+            settled[group] = True
+        self.spare = spare - (stay & ~late & settled).sum(1, keepdim=True)
+        self.stay, self.priority = stay[:, :count] & ~settled[:count], priority[:, :count]
+        if self.forbidden is not None and groups:
+            own = torch.nn.functional.one_hot(self.factual.cat, self.forbidden.shape[2]).bool()
+            self.forbidden = self.forbidden | ((stay & late & settled)[:, :count, None] & ~own)
 
     def _within_budget(self, before: Tensor, after: Tensor) -> Tensor:
         """Codes ``(R, C)`` with the factual's own wherever a change is one too many; earlier changes stand."""

@@ -119,7 +119,7 @@ class PartnerBackbone(Backbone):
     def _admitted(self, factual: Rows, feasible: Feasible) -> Tensor:
         """Bool ``(B, M)``: which partners each factual may become, by all of its constraints."""
         partners = self.partners
-        admitted = feasible.admits(partners)
+        admitted = feasible.admits(self.schema, factual, partners)
         if feasible.max_changes is not None:
             changes = torch.cdist(_cells(factual), _cells(partners), p=0.0)
             admitted &= changes < feasible.max_changes + 0.5

@@ -222,7 +222,8 @@ def test_dense_pair_building(timed: Timed, records: Any, generators: Any, given:
         rows = pairs.transform.encode(denied)
         feasible = pairs.constraints.compile(pairs.transform.schema, denied, rows)
         costs = torch.cdist(pairs.cost.coordinates(rows), pairs.cost.coordinates(pairs.partners), p=1.0)
-        costs.masked_fill(~feasible.admits(pairs.partners), torch.inf).topk(pairs.index.shape[1], largest=False)
+        admitted = feasible.admits(pairs.transform.schema, rows, pairs.partners)
+        costs.masked_fill(~admitted, torch.inf).topk(pairs.index.shape[1], largest=False)
 
     timed("building pairs, dense", call, len(denied), rounds=1, partners=pairs.partners.batch_size)
     records[-1]["peak_bytes"] = floor.peak_memory(call, device)

@@ -12,12 +12,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from recourse_gen.feasible import Feasible, closure, inward, own_levels, propagate
+from recourse_gen.feasible import Feasible
 from recourse_gen.feasible import decoded as decoded  # part of what backbones may use
+from recourse_gen.feasible import elsewhere as elsewhere
+from recourse_gen.narrowing import Room, closure, inward, own_levels, united
 from recourse_gen.rows import Rows
 from recourse_gen.schema import Feature, Schema, is_number
 
 DIRECTIONS = ("increase", "decrease")
+TIES = ("ordered", "together")  # options that list several columns at a time
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class Constraints:
         that the mapping lacks must stay). A person who stands on a value that is not allowed has to move.
     max_changes: at most this many columns may change.
     ordered: pairs of numeric columns ``(a, b)`` with a ≤ b.
+    together: groups of columns of which all change or none does, whatever the values; groups that share a column are
+        one. Where one column of a group has to change, so have the others; where one may not, neither may they.
     """
 
     immutable: Sequence[str] = ()
@@ -39,6 +44,7 @@ class Constraints:
     allowed: Mapping[str, Sequence[Any] | Mapping[Any, Sequence[Any]]] = field(default_factory=dict)
     max_changes: int | None = None
     ordered: Sequence[tuple[str, str]] = ()
+    together: Sequence[Sequence[str]] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.immutable, str):
@@ -67,6 +73,9 @@ class Constraints:
         circular = [a for a, b in closure(self.ordered) if a == b]
         if circular:
             raise ValueError(f"ordered runs in a circle through {circular[0]!r}")
+        for group in self.together:
+            if isinstance(group, str) or not isinstance(group, Collection) or not len(group) == len(set(group)) >= 2:
+                raise ValueError(f"together must list groups of two columns or more, got {group!r}")
         count = self.max_changes
         if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
             raise ValueError(f"max_changes must be a whole number of at least 1, got {count!r}")
@@ -78,11 +87,9 @@ class Constraints:
 
     def check(self, schema: Schema) -> None:
         """Raise ValueError if a column or level is unknown, or of a kind that the constraint does not apply to."""
-        pairs = [name for pair in self.ordered for name in pair]
         options = {name: list(getattr(self, name)) for name in ("immutable", "monotone", "ranges", "allowed")}
-        for option, name in [
-            (option, name) for option, names in {**options, "ordered": pairs}.items() for name in names
-        ]:
+        options |= {name: [column for group in getattr(self, name) for column in group] for name in TIES}
+        for option, name in [(option, name) for option, names in options.items() for name in names]:
             where = f"constraints: {option}"
             if name not in schema.names:
                 raise ValueError(f"{where} names column {name!r}; columns are {', '.join(schema.names)}")
@@ -111,6 +118,9 @@ class Constraints:
             broken |= ~self._admits(name, factuals[name].to_numpy(), column[:, None])[:, 0]
         for a, b in self.ordered:
             broken |= counterfactuals[a].to_numpy(dtype=np.float64) > counterfactuals[b].to_numpy(dtype=np.float64)
+        for group in self.together:
+            moved = np.sum([changed[:, factuals.columns.get_loc(name)] for name in group], 0)
+            broken |= (moved > 0) & (moved < len(group))
         if self.max_changes is not None:
             broken |= changed.sum(1) > self.max_changes
         return broken
@@ -161,21 +171,21 @@ class Constraints:
                 tokens[:, t, : len(feature.levels)] = self._admits(feature.name, own, levels)
             else:
                 tokens[:, t, : len(feature.levels)] = True
+        room = Room(schema, tokens, low, high, raw, cat)
         order = closure([(schema.names.index(a), schema.names.index(b)) for a, b in self.ordered])
-        propagate(schema, order, tokens, low, high, raw, cat)
-        stays = [
-            tokens[np.arange(batch), t, cat[:, t]]
-            if n is None
-            else (low[:, n] <= raw[:, d]) & (raw[:, d] <= high[:, n])
-            for d, t, n in schema.places
-        ]
-        stay = np.stack(stays, 1)
-        names = [feature.name for feature in (*schema.tokens, *schema.numbers)]
+        groups = united([schema.names.index(name) for name in group] for group in self.together)
         limit = np.inf if self.max_changes is None else self.max_changes
+        torn = room.tie(order, groups, limit)
+        stay = np.stack([room.stays(d) for d in range(len(schema.features))], 1)
+        names = [feature.name for feature in (*schema.tokens, *schema.numbers)]
         reasons = []
-        for empty, forced in zip(np.concatenate([~tokens.any(2), low > high], 1), (~stay).sum(1), strict=True):
-            if empty.any():
-                reasons.append(f"no admissible value for {names[empty.argmax()]!r}")
+        empty = np.concatenate([~tokens.any(2), low > high], 1)
+        for group, nothing, forced in zip(torn, empty, (~stay).sum(1), strict=True):
+            if group >= 0:
+                listed = ", ".join(repr(schema.names[d]) for d in groups[group])
+                reasons.append(f"{listed} change together, but one of them has to and another may not")
+            elif nothing.any():
+                reasons.append(f"no admissible value for {names[nothing.argmax()]!r}")
             elif forced > limit:
                 reasons.append(f"{forced} columns must change, more than max_changes={self.max_changes}")
             else:
@@ -189,6 +199,7 @@ class Constraints:
             stay=torch.from_numpy(stay),
             max_changes=self.max_changes,
             ordered=order,
+            together=groups,
             raw=torch.from_numpy(raw),
             reasons=reasons,
         )

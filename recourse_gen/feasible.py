@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -22,8 +21,9 @@ class Feasible:
     tokens: bool ``(B, C, L)``. low, high: float32 ``(B, N)``, scaled like ``Rows.num``; raw_low, raw_high: the same
     in raw units (float64). stay: bool ``(B, D)``, may the column keep its value. max_changes: as in `Constraints`.
     ordered: pairs (a, b) of column positions with value a ≤ value b, transitively closed; tokens and bounds are
-    already consistent with it, so any admissible first choice can be completed. raw: float64 ``(B, D)``, the factuals'
-    numbers. reasons: per row, why nothing is feasible, or "".
+    already consistent with it, so any admissible first choice can be completed. together: disjoint groups of column
+    positions of which all change or none; tokens, bounds and stay are consistent with that too. raw: float64
+    ``(B, D)``, the factuals' numbers. reasons: per row, why nothing is feasible, or "".
     """
 
     tokens: Tensor
@@ -34,6 +34,7 @@ class Feasible:
     stay: Tensor
     max_changes: int | None
     ordered: list[tuple[int, int]]
+    together: list[list[int]]
     raw: Tensor
     reasons: list[str]
 
@@ -55,8 +56,9 @@ class Feasible:
         moved: dict[str, Any] = {name: part.to(device) for name, part in parts.items() if isinstance(part, Tensor)}
         return replace(self, **moved)
 
-    def admits(self, rows: Rows) -> Tensor:
-        """Bool ``(B, M)``: which of M rows each factual may become, column by column (not max_changes, ordered)."""
+    def admits(self, schema: Schema, factual: Rows, rows: Rows) -> Tensor:
+        """Bool ``(B, M)``: which of M rows each factual may become (not by max_changes and ordered, which need raw
+        values or a count over all columns)."""
         admitted = torch.ones(self.tokens.shape[0], rows.batch_size, dtype=torch.bool, device=rows.cat.device)
         if not rows.batch_size:
             return admitted
@@ -75,15 +77,20 @@ class Feasible:
                 admitted &= hits > tight.sum() - 0.5
         for n in torch.nonzero((self.low > rows.num.amin(0)).any(0) | (self.high < rows.num.amax(0)).any(0)).flatten():
             admitted &= (rows.num[:, n] >= self.low[:, n, None]) & (rows.num[:, n] <= self.high[:, n, None])
+        for group in self.together:
+            ours, theirs = (_cells(schema, each, group) for each in (factual, rows))
+            changes = torch.cdist(ours, theirs, p=0.0)
+            admitted &= (changes < 0.5) | (changes > len(group) - 0.5)
         return admitted
 
     def settle(self, schema: Schema, factual: Rows, drawn: Rows) -> Rows:
         """`drawn` ``(B, S, ·)`` moved to where it obeys: the last line of a sampler that cannot look ahead.
 
         Tokens go to the nearest admitted level, numbers into their bounds. Of an ordered pair, b is raised to a. Beyond
-        max_changes, the columns that move least go back (a change of category counts as a whole range). A draw that
-        obeys already is returned as it is, so samplers that mask and clip lose nothing. Ordered pairs together with
-        max_changes may leave a draw that breaks one of the two.
+        max_changes, the columns that move least go back (a change of category counts as a whole range). Groups of which
+        only a part moves go back too, unless they have to move. A draw that obeys already is returned as it is, so
+        samplers that mask and clip lose nothing. Ordered pairs beside max_changes or together may leave a draw that
+        breaks one of them.
         """
         num = drawn.num.clamp(self.low[:, None], self.high[:, None])
         cat, size = drawn.cat.clone(), self.tokens.shape[2]
@@ -94,7 +101,10 @@ class Feasible:
         settled = Rows(num, cat)
         if self.ordered:
             settled = self._raise(schema, factual, settled)
-        return settled if self.max_changes is None else self._limit(schema, factual, settled, self.max_changes)
+        settled = self._unite(schema, factual, settled)
+        if self.max_changes is None:
+            return settled
+        return self._unite(schema, factual, self._limit(schema, factual, settled, self.max_changes))
 
     def _limit(self, schema: Schema, factual: Rows, drawn: Rows, most: int) -> Rows:
         """Put back all but the `most` columns that have to move or move furthest."""
@@ -111,6 +121,29 @@ class Feasible:
         return Rows(
             torch.where(keep[..., tokens:], drawn.num, own.num), torch.where(keep[..., :tokens], drawn.cat, own.cat)
         )
+
+    def _unite(self, schema: Schema, factual: Rows, drawn: Rows) -> Rows:
+        """Put groups back that change in part; move the numbers of those that have to change."""
+        num, cat = drawn.num.clone(), drawn.cat.clone()
+        for group in self.together:
+            moved = {}
+            for d, t, n in (schema.places[d] for d in group):
+                if n is None:
+                    moved[d] = cat[..., t] != factual.cat[:, None, t]
+                    continue
+                feature, today = schema.features[d], factual.num[:, None, n].expand(-1, num.shape[1])
+                same = (num[..., n] == today) | (decoded(feature, num[..., n]) == self.raw[:, None, d])
+                other = elsewhere(feature, today, self.low[:, None, n], self.high[:, None, n])
+                leaves = ~self.stay[:, None, d] & same
+                num[..., n] = torch.where(leaves, other, torch.where(same, today, num[..., n]))
+                moved[d] = ~same | leaves
+            whole = torch.stack(list(moved.values())).all(0)
+            for _, t, n in (schema.places[d] for d in group):
+                if n is None:
+                    cat[..., t] = torch.where(whole, cat[..., t], factual.cat[:, None, t])
+                else:
+                    num[..., n] = torch.where(whole, num[..., n], factual.num[:, None, n])
+        return Rows(num, cat)
 
     def _raise(self, schema: Schema, factual: Rows, drawn: Rows) -> Rows:
         """Raise b to the least admissible value of at least a, for all ordered pairs (a, b)."""
@@ -154,61 +187,20 @@ def decoded(feature: Feature, scaled: Tensor) -> Tensor:
     return raw.float().double() if feature.storage.itemsize < 8 else raw
 
 
-def own_levels(feature: Feature, own: np.ndarray, code: np.ndarray) -> np.ndarray:
-    """Per-row level values ``(B, L)``, with the factual's own value in place of the level it was encoded as."""
-    dtype = np.float64 if feature.kind == "ordinal" else object
-    values = np.repeat(np.asarray(feature.levels, dtype=dtype)[None], len(own), 0)
-    values[np.arange(len(own)), code] = own
-    return values
+def elsewhere(feature: Feature, today: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """A scaled value of a continuous column that is in its bounds and not today's: a hundredth of the range away, whole
+    numbers at least one, where there is room; upwards first. Today's where the bounds leave nothing else."""
+    assert feature.bounds is not None
+    least, span = feature.bounds[0], feature.bounds[1] - feature.bounds[0]
+    whole = feature.storage.kind in "iu"
+    step = max(0.01, 1 / span) if whole else 0.01
+    furthest = torch.where(high - today >= today - low, high, low)
+    value = torch.where(today - step >= low, today - step, furthest)
+    value = torch.where(today + step <= high, today + step, value)
+    return (((least + value.double() * span).round() - least) / span).float() if whole else value
 
 
-def inward(feature: Feature, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest bounds ``(B,)`` inside these that the column's dtype can hold: what is decoded is stored in it."""
-    if feature.storage.kind in "iu":
-        return np.ceil(low), np.floor(high)
-    first, last = low.astype(feature.storage), high.astype(feature.storage)
-    first = np.where(first < low, np.nextafter(first, np.inf, dtype=feature.storage), first)
-    last = np.where(last > high, np.nextafter(last, -np.inf, dtype=feature.storage), last)
-    return first.astype(np.float64), last.astype(np.float64)
-
-
-def closure(pairs: Iterable[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
-    closed = {(a, b) for a, b in pairs}
-    while more := {(a, d) for a, b in closed for c, d in closed if b == c} - closed:
-        closed |= more
-    return sorted(closed)
-
-
-def propagate(
-    schema: Schema,
-    order: list[tuple[int, int]],
-    tokens: np.ndarray,
-    low: np.ndarray,
-    high: np.ndarray,
-    raw: np.ndarray,
-    cat: np.ndarray,
-) -> None:
-    """Narrow tokens and bounds, in place, until every remaining value of a has some b ≥ a and the other way round."""
-    involved = sorted({d for pair in order for d in pair})
-    place = {d: (t, n) for d, t, n in schema.places if d in involved}
-    # A token's raw values ``(B, L)``; the rest of this function never looks at levels that the column does not have.
-    levels = {d: own_levels(schema.features[d], raw[:, d], cat[:, t]) for d, (t, _) in place.items() if t is not None}
-
-    def ends(d: int) -> tuple[np.ndarray, np.ndarray]:
-        t, n = place[d]
-        if n is not None:
-            return low[:, n], high[:, n]
-        admitted = tokens[:, t, : levels[d].shape[1]]
-        return np.where(admitted, levels[d], np.inf).min(1), np.where(admitted, levels[d], -np.inf).max(1)
-
-    for _ in involved:
-        for a, b in order:
-            (least, _), (_, most) = ends(a), ends(b)
-            for d in (a, b):
-                t, n = place[d]
-                if n is None:
-                    inside = (levels[d] >= least[:, None]) & (levels[d] <= most[:, None])
-                    tokens[:, t, : inside.shape[1]] &= inside
-                else:
-                    bounds = np.maximum(low[:, n], least), np.minimum(high[:, n], most)
-                    low[:, n], high[:, n] = inward(schema.features[d], *bounds)
+def _cells(schema: Schema, rows: Rows, columns: list[int]) -> Tensor:
+    """Float32 ``(B, ·)``: the encoded cells of columns at these positions; level indices are far below 2²⁴."""
+    places = [schema.places[d] for d in columns]
+    return torch.stack([rows.num[:, n] if t is None else rows.cat[:, t].float() for _, t, n in places], 1)

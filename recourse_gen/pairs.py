@@ -55,9 +55,9 @@ class PairOptions:
 class PairSupervision:
     """Q(x⁺ | x) ∝ exp(−λ C(x, x⁺)) over the K nearest admissible partners of each factual (GenRe, eq. for Q, §3).
 
-    Partners are admissible when column-wise constraints let the factual become them: equal immutables, monotone
-    directions, ranges, allowed values. Factuals without any are kept out: `has_partner` (bool, one per given row)
-    tells which remain, and positions below count the remaining ones only.
+    Partners are admissible when `Feasible.admits` lets the factual become them: equal immutables, monotone directions,
+    ranges, allowed values, columns that change together. Factuals without any are kept out: `has_partner` (bool, one
+    per given row) tells which remain, and positions below count the remaining ones only.
 
     factuals: `Rows` of the F remaining factuals. partners: `Rows` of all M candidates.
     index: int32 ``(F, K)`` into `partners`. costs: float32 ``(F, K)``, ascending, inf beyond the admissible ones.
@@ -89,9 +89,10 @@ class PairSupervision:
             there = self.cost.coordinates(partners, weighted=False)
             for at in people.split(int(options.block)):
                 frame, some = factuals.iloc[at.numpy()], rows.take(at)
-                distance = self.cost.distances(self.cost.coordinates(some.to(device), weighted=False), there)
+                own = some.to(device)
+                distance = self.cost.distances(self.cost.coordinates(own, weighted=False), there)
                 feasible = constraints.compile(transform.schema, frame, some).to(device)
-                distance.masked_fill_(~feasible.admits(partners), math.inf)
+                distance.masked_fill_(~feasible.admits(transform.schema, own, partners), math.inf)
                 # Sorting the nearest is faster than having them found in order.
                 found = distance.topk(min(k, len(pool)), largest=False, sorted=False)
                 ranked = found.values.sort(dim=1, stable=True)

@@ -149,6 +149,7 @@ class Search:
             self.scorer.transform.schema,
             policy(self.options.select),
             lambda drawn, at: self.scorer(people, person[at], drawn),
+            people.feasible.together,
         )
         sparse = sparse.reshape(batch, count).without_repeats()
         enough = sparse.valid.sum(1) >= self.options.n

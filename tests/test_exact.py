@@ -120,7 +120,8 @@ def test_nearest_ranks_the_distinct_admissible_partners(split: Any, transform: T
     model = observed(NearestBackbone, pairs)
     assert model.partners.batch_size == 90
     drawn = draw(model, rows, 100, feasible=feasible)
-    costs = model.cost.pairwise(rows, model.partners).masked_fill(~feasible.admits(model.partners), torch.inf)
+    admitted = feasible.admits(transform.schema, rows, model.partners)
+    costs = model.cost.pairwise(rows, model.partners).masked_fill(~admitted, torch.inf)
     assert 0 < costs.isfinite().sum(1).min() < 90
     for i, cost in enumerate(costs):
         ranked = cost[cost.isfinite()].sort().values

@@ -42,7 +42,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "recourse_gen.registry",
     ),
     ("recourse_gen.backbone",),
-    ("recourse_gen.noise", "recourse_gen.feasible", "recourse_gen.groups"),
+    ("recourse_gen.noise", "recourse_gen.feasible", "recourse_gen.narrowing", "recourse_gen.groups"),
     ("recourse_gen.rows", "recourse_gen.panel"),
     ("recourse_gen.schema", "recourse_gen.options", "recourse_gen.outliers"),
 )

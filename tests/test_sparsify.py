@@ -60,13 +60,13 @@ def factual(rows: int) -> Rows:
     return Rows(torch.full((rows, 1), 0.125), torch.tensor([[0, 1]]).repeat(rows, 1))
 
 
-def after(rule: Any, cat: list[list[int]], num: list[list[float]]) -> tuple[list[list[float]], int]:
+def after(rule: Any, cat: Any, num: Any, together: Any = ()) -> tuple[list[list[float]], int]:
     """(colour, level, x) of each answer after it was made sparse, and how many rows were asked about."""
     own = factual(len(cat))
     asked = Asked(rule, own)
     start = asked(Rows(torch.tensor(num), torch.tensor(cat)), np.arange(len(cat)))
     asked.rows = 0
-    done = sparsify(start, own, SCHEMA, policy("cheapest"), asked)
+    done = sparsify(start, own, SCHEMA, policy("cheapest"), asked, together)
     assert done.valid.tolist() == start.valid.tolist()
     return torch.cat([done.rows.cat, done.rows.num], 2)[:, 0].tolist(), asked.rows
 
@@ -83,6 +83,16 @@ def test_numbers_go_part_of_the_way_and_categories_do_not() -> None:
     answer, _ = after(lambda colour, level, x: (level >= 4) & (x >= 0.5) & (colour == 2), [[2, 7]], [[1.125]])
     # Half way first; a quarter of what is left is too far for the level.
     assert answer == [[2, 4, 0.5]]
+
+
+def test_columns_that_change_together_go_back_together() -> None:
+    def alone(colour: np.ndarray, level: np.ndarray, x: np.ndarray) -> np.ndarray:
+        return (level >= 3) & ((colour == 0) == (x == 0.125))
+
+    assert after(alone, [[2, 7]], [[0.625]])[0] == [[2, 3, 0.3125]], "x goes half of the way, then a quarter"
+    assert after(alone, [[2, 7]], [[0.625]], [(0, 2)])[0] == [[0, 3, 0.125]]
+    needed, _ = after(lambda *cells: alone(*cells) & (cells[2] >= 0.5), [[2, 7]], [[1.125]], [(0, 2)])
+    assert needed == [[2, 3, 0.5]], "one by one, they still go part of the way"
 
 
 def test_an_invalid_answer_stays_as_it_is() -> None:

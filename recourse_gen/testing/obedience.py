@@ -6,10 +6,12 @@ What a backbone answers for, wherever `Feasible.reasons` is empty:
   columns are exactly the factual's, and at most `max_changes` columns differ from it;
 - decoded, with unchanged values put back and float32 rounding undone as a search does it, `Constraints.violations`
   is false in raw units;
+- columns that change together do so, encoded and decoded;
 - ordered pairs hold too, within what float32 and the rounding of whole numbers cost (half a unit per such column).
 
-Ordered pairs together with max_changes may have no solution that columns one by one can tell; a search rejects what
-breaks them. A backbone that only repeats what it has observed answers only for people who may become some of that.
+Ordered pairs beside max_changes or groups that change together may have no solution that columns one by one can tell; a
+search rejects what breaks them. A backbone that only repeats what it has observed answers only for people who may
+become some of that.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ def cases(draw: st.DrawFn, ordered: bool) -> Case:
     """A table, people of whom some lie outside its ranges, and rules."""
     sizes: dict[str, Any] = {"makers": (*STEPS, *NUMBERS), "min_columns": 2} if ordered else {}
     table = draw(tables(max_rows=12, **sizes))
-    rules = draw(constraints(table, ordered=ordered, max_changes=not ordered))
+    rules = draw(constraints(table, ordered=ordered, max_changes=not ordered, together=not ordered))
     if ordered and draw(st.booleans()):  # nothing else that would keep columns from passing one another
         a, b, *_ = draw(st.permutations(table.schema.names))
         rules = Constraints(ordered=[(a, b)])
@@ -55,12 +57,12 @@ def cases(draw: st.DrawFn, ordered: bool) -> Case:
 
 
 def constraints_are_obeyed(subject: Subject) -> None:
-    """Immutable, monotone, ranges, allowed (values and transitions) and max_changes, exactly."""
+    """Immutable, monotone, ranges, allowed (values and transitions), together and max_changes, exactly."""
     _for_all(subject, cases(ordered=False), lambda case: _assert_obeyed(subject, *case))
 
 
 def ordered_pairs_are_obeyed(subject: Subject) -> None:
-    """The same together with ordered pairs, without max_changes."""
+    """The same with ordered pairs, without together and max_changes."""
     _for_all(subject, cases(ordered=True), lambda case: _assert_obeyed(subject, *case))
 
 
@@ -109,8 +111,13 @@ def _assert_encoded(schema: Schema, rows: Rows, feasible: Feasible, drawn: Rows,
         require(not column, f"column {feature.name!r} went to a level that is not admitted {told}")
     for feature, column in zip(schema.numbers, outside.any(1).any(0).tolist(), strict=True):
         require(not column, f"column {feature.name!r} left its bounds {told}")
+    for group in feasible.together:
+        moved = _moved(schema, rows, drawn)[..., group]
+        require(
+            (moved.any(2) == moved.all(2)).all(), f"some of {[schema.names[d] for d in group]} changed alone {told}"
+        )
     if feasible.max_changes is not None:
-        most = int(_changes(rows, drawn).max())
+        most = int(_moved(schema, rows, drawn).sum(2).max())
         require(most <= feasible.max_changes, f"{most} columns differ from the factual's {told}")
 
 
@@ -121,15 +128,17 @@ def _have_partner(table: Table, people: pd.DataFrame, feasible: Feasible, rules:
     everybody = Rows(*(part.expand(len(people), *part.shape) for part in partners))
     after = restored(table, people, feasible, everybody)
     before = people.iloc[np.arange(len(people)).repeat(count)]
-    obeys = ~rules.violations(before, after).reshape(len(people), count) & feasible.admits(partners).numpy()
+    obeys = ~rules.violations(before, after).reshape(len(people), count)
+    obeys &= feasible.admits(table.schema, rows, partners).numpy()
     if feasible.max_changes is not None:
-        obeys &= (_changes(rows, everybody) <= feasible.max_changes).numpy()
-    return obeys.any(1)
+        obeys &= (_moved(table.schema, rows, everybody).sum(2) <= feasible.max_changes).numpy()
+    return np.any(obeys, 1)
 
 
-def _changes(rows: Rows, drawn: Rows) -> torch.Tensor:
-    """Columns ``(B, S)`` that differ from the factual's."""
-    return (drawn.cat != rows.cat[:, None]).sum(2) + (drawn.num != rows.num[:, None]).sum(2)
+def _moved(schema: Schema, rows: Rows, drawn: Rows) -> torch.Tensor:
+    """Bool ``(B, S, D)``: columns that differ from the factual's."""
+    num, cat = drawn.num != rows.num[:, None], drawn.cat != rows.cat[:, None]
+    return torch.stack([num[..., n] if t is None else cat[..., t] for _, t, n in schema.places], 2)
 
 
 def _slack(schema: Schema, name: str) -> float:

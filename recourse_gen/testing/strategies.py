@@ -54,7 +54,9 @@ def some(draw: st.DrawFn, names: Iterable[str], chance: float = 0.4) -> list[str
 
 
 @st.composite
-def constraints(draw: st.DrawFn, table: Table, ordered: bool = True, max_changes: bool = True) -> Constraints:
+def constraints(
+    draw: st.DrawFn, table: Table, ordered: bool = True, max_changes: bool = True, together: bool = True
+) -> Constraints:
     """Random `Constraints` that fit the table. Some of its rows may be left without a feasible change."""
     frame, schema = table.frame, table.schema
     numeric = [f.name for f in schema.features if f.kind != "categorical"]
@@ -72,6 +74,8 @@ def constraints(draw: st.DrawFn, table: Table, ordered: bool = True, max_changes
             allowed[feature.name] = draw(st.one_of(choice.filter(bool), rules))
     shuffled = draw(st.permutations(numeric))
     pairs = [(a, b) for a, b in itertools.pairwise(shuffled) if draw(st.booleans())] if ordered else []
+    groups = st.lists(st.sampled_from(schema.names), min_size=2, max_size=3, unique=True)
+    linked = together and len(schema.names) > 1 and draw(st.booleans())
     return Constraints(
         immutable=some(draw, schema.names, 0.15),
         monotone={name: draw(st.sampled_from(["increase", "decrease"])) for name in some(draw, numeric)},
@@ -79,4 +83,5 @@ def constraints(draw: st.DrawFn, table: Table, ordered: bool = True, max_changes
         allowed=allowed,
         max_changes=draw(st.sampled_from([None, 1, 2, 3])) if max_changes else None,
         ordered=pairs,
+        together=draw(st.lists(groups, max_size=2)) if linked else [],
     )
