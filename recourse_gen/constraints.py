@@ -109,21 +109,36 @@ class Constraints:
     def violations(self, factuals: pd.DataFrame, counterfactuals: pd.DataFrame) -> np.ndarray:
         """Bool ``(B,)``: rows of `counterfactuals` that break a constraint, given row-aligned `factuals`."""
         assert len(factuals) == len(counterfactuals)
-        broken = np.zeros(len(factuals), dtype=bool)
-        changed = changed_cells(factuals, counterfactuals)
+        before, after = (columns_of(frame, self.limited) for frame in (factuals, counterfactuals))
+        return self.broken(before, after, dict(zip(factuals, changed_cells(factuals, counterfactuals).T, strict=True)))
+
+    def broken(
+        self, before: Mapping[Any, np.ndarray], after: Mapping[Any, np.ndarray], changed: Mapping[Any, np.ndarray]
+    ) -> np.ndarray:
+        """Bool ``(B,)``: `violations`, by columns. before, after: values ``(B,)`` of at least the `limited` columns.
+        changed: bool ``(B,)`` of every column."""
+        broken = np.zeros(len(next(iter(changed.values()))), dtype=bool)
         for name in self.immutable:
-            broken |= changed[:, factuals.columns.get_loc(name)]
+            broken |= changed[name]
         for name in {*self.monotone, *self.ranges, *self.allowed}:
-            column = counterfactuals[name].to_numpy()
-            broken |= ~self._admits(name, factuals[name].to_numpy(), column[:, None])[:, 0]
+            broken |= ~self._admits(name, before[name], after[name][:, None])[:, 0]
         for a, b in self.ordered:
-            broken |= counterfactuals[a].to_numpy(dtype=np.float64) > counterfactuals[b].to_numpy(dtype=np.float64)
+            broken |= after[a].astype(np.float64) > after[b].astype(np.float64)
         for group in self.together:
-            moved = np.sum([changed[:, factuals.columns.get_loc(name)] for name in group], 0)
+            moved = np.sum([changed[name] for name in group], 0)
             broken |= (moved > 0) & (moved < len(group))
         if self.max_changes is not None:
-            broken |= changed.sum(1) > self.max_changes
+            broken |= np.sum(list(changed.values()), 0) > self.max_changes
         return broken
+
+    @property
+    def limited(self) -> set[str]:
+        """Columns of which the values count, not only whether they change."""
+        return {*self.monotone, *self.ranges, *self.allowed, *(name for pair in self.ordered for name in pair)}
+
+    def alike(self, factuals: pd.DataFrame) -> list[np.ndarray]:
+        """Positions of factuals that can be compiled together: all of them."""
+        return [np.arange(len(factuals))]
 
     def _admits(self, name: str, factual: np.ndarray, values: np.ndarray) -> np.ndarray:
         """Bool ``(B, L)``: may a person at `factual` ``(B,)`` end at each of `values` ``(B, L)``? One column alone."""
@@ -233,6 +248,11 @@ def changed_cells(factuals: pd.DataFrame, counterfactuals: pd.DataFrame) -> np.n
         for name in factuals.columns
     ]
     return np.stack(cells, 1)
+
+
+def columns_of(frame: pd.DataFrame, names: Collection[str]) -> dict[str, np.ndarray]:
+    """The values ``(B,)`` of some columns."""
+    return {name: frame[name].to_numpy() for name in names}
 
 
 def _scale(schema: Schema, values: np.ndarray) -> Tensor:

@@ -15,7 +15,6 @@ from rich.table import Table
 from recourse_gen import metrics
 from recourse_gen.checkpoint import replace_file
 from recourse_gen.classifier import Classifier
-from recourse_gen.constraints import Constraints
 from recourse_gen.figures import draw_tradeoff
 from recourse_gen.judge import GoldJudge
 from recourse_gen.schema import Schema
@@ -73,7 +72,7 @@ def evaluate_frames(
     classifier: Classifier,
     judge: GoldJudge,
     schema: Schema,
-    constraints: Constraints | None = None,
+    constraints: Any = None,
 ) -> dict[str, Any]:
     """Measures of one frame of answers; missing values mark a factual without one.
 
@@ -252,6 +251,7 @@ def _measure(
     judge: GoldJudge,
     options: Mapping[str, Any],
 ) -> dict[str, Any]:
-    constraints = options.get("constraints") or generator.constraints
+    given = options.get("constraints")
+    constraints = generator.constraints if given is None else given
     parts: dict[str, Any] = {"classifier": generator.classifier, "schema": generator.schema, "constraints": constraints}
     return evaluate_frames(factuals, answers, judge=judge, **parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -50,6 +51,19 @@ class Feasible:
                 parts[name] = value[index]
         parts["reasons"] = [self.reasons[i] for i in index]
         return Feasible(**parts)
+
+    @classmethod
+    def join(cls, parts: Sequence[Feasible]) -> Feasible:
+        """The feasible sets of all rows, one batch after the other. They share max_changes, ordered and together."""
+        assert len({repr((part.max_changes, part.ordered, part.together)) for part in parts}) == 1
+        joined: dict[str, Any] = {}
+        for name in (f.name for f in fields(cls)):
+            values = [getattr(part, name) for part in parts]
+            if isinstance(values[0], Tensor):
+                joined[name] = torch.cat(values)
+            elif isinstance(values[0], np.ndarray):
+                joined[name] = np.concatenate(values)
+        return replace(parts[0], **joined, reasons=[reason for part in parts for reason in part.reasons])
 
     def to(self, device: torch.device | str) -> Feasible:
         parts = {f.name: getattr(self, f.name) for f in fields(self)}

@@ -10,7 +10,7 @@ what one person prefers, the metric compares methods.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from sklearn.neighbors import LocalOutlierFactor
 from recourse_gen.alignment import align, check_columns, restored
 from recourse_gen.classifier import Classifier, as_classifier
 from recourse_gen.constraints import Constraints, changed_cells
+from recourse_gen.personal import Rules, rules_for
 from recourse_gen.schema import Schema, check_values
 
 
@@ -57,7 +58,7 @@ def evaluate(
     *,
     classifier: Any,
     reference: pd.DataFrame | None = None,
-    constraints: Constraints | None = None,
+    constraints: Constraints | Mapping[Any, Constraints] | pd.Series | None = None,
     schema: Schema | None = None,
     target_class: Any = None,
 ) -> Measures:
@@ -70,7 +71,7 @@ def evaluate(
         ``final_cfs_df`` of one person, or ``pd.concat(frames, keys=factuals.index)`` of several.
     classifier, target_class: see `as_classifier`.
     reference: rows that count as the plausible population, for instance training rows with a favourable outcome.
-    constraints: which answers may not break.
+    constraints: which answers may not break, for all or one for each person, as `RecourseGenerator.generate` takes them.
     schema: the columns and their ranges, which are the unit of cost. None infers it from the reference and the
         factuals together, never from the answers, so that all methods are measured in the same unit.
 
@@ -81,8 +82,7 @@ def evaluate(
     names = list(schema.names)
     keys, person, found, answers = align(factuals, counterfactuals, schema)
     before = factuals[names].iloc[person[found]]
-    if constraints is not None:
-        constraints.check(schema)
+    rules = None if constraints is None else rules_for(constraints, schema, factuals.index)
     model = as_classifier(classifier, target_class=target_class, columns=names)
     probability = _probability(answers, model)
     if reference is not None:
@@ -102,7 +102,7 @@ def evaluate(
         "probability": of_rows(probability, np.nan),
         "cost": of_rows(cost(before, answers, schema), np.nan),
         "n_changed": of_rows(sparsity(before, answers), np.nan),
-        "violation": of_rows(violations(before, answers, constraints), False),
+        "violation": of_rows(violations(before, answers, rules), False),
         "misfit": of_rows(misfits(before, answers, schema), False),
     }
     rows = pd.DataFrame(columns, index=keys)
@@ -182,7 +182,7 @@ def inlier(counterfactuals: pd.DataFrame, detector: LocalOutlierFactor, schema: 
     return flags
 
 
-def violations(factuals: pd.DataFrame, counterfactuals: pd.DataFrame, constraints: Constraints | None) -> np.ndarray:
+def violations(factuals: pd.DataFrame, counterfactuals: pd.DataFrame, constraints: Rules | None) -> np.ndarray:
     """Bool ``(B,)``, lower is better: the answer breaks a constraint. A row without an answer breaks none."""
     _check_aligned(factuals, counterfactuals)
     found = answered(counterfactuals)

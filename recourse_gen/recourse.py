@@ -20,6 +20,7 @@ from recourse_gen.constraints import Constraints
 from recourse_gen.counterfactuals import Counterfactuals
 from recourse_gen.options import check_names, check_whole, construct, effective
 from recourse_gen.pairs import PairOptions, PairSupervision
+from recourse_gen.personal import one_for_all, rules_for
 from recourse_gen.schema import Schema
 from recourse_gen.search import Search, SearchOptions
 from recourse_gen.training import TrainingOptions
@@ -91,7 +92,7 @@ class RecourseGenerator:
         schema = given if isinstance(given, Schema) else construct(Schema.infer, "schema", given, X)
         self.schema, self.transform = schema, TableTransform(schema).fit(X)
         X = self.transform.check(X)
-        self.constraints = _rules(constraints or Constraints(), schema)
+        self.constraints = one_for_all(Constraints() if constraints is None else constraints, schema)
         self.classifier: Classifier = as_classifier(classifier, target_class=self.target_class, columns=X.dtypes)
         model = _build(backbone_class, schema, self.backbone_options, self.seed)
         self.model = None  # until fitted
@@ -145,7 +146,7 @@ class RecourseGenerator:
         audit: bool = True,
         sparsify: bool = True,
         max_candidates: int | None = None,
-        constraints: Constraints | None = None,
+        constraints: Constraints | Mapping[Any, Constraints] | pd.Series | None = None,
         cost_weight: float | None = None,
         temperature: float = 1.5,
         seed: int | None = None,
@@ -159,7 +160,8 @@ class RecourseGenerator:
         cost of those that the auditor accepts; ``confident`` the highest probability. confidence: least probability
         (0.5 to 1) of the favourable class. audit: ask the auditor. sparsify: put changes back, wholly or in part, where
         that makes an answer better by `select`; a changed column then counts as much as a tenth of a column's range.
-        constraints: replace those given to `fit`. cost_weight: λ, higher stays closer; None takes 20, or the nearest
+        constraints: replace those given to `fit`: one for all, or one for each person, as a mapping from the index
+        labels of `X` or a Series with these labels. cost_weight: λ, higher stays closer; None takes 20, or the nearest
         λ that the backbone was trained on. temperature: 1 is the learned law, below 1 sharpens it, above 1 blends what
         it has learned and gives more choice. seed: replaces the generator's. batch_size: people at a time, for memory.
 
@@ -179,15 +181,15 @@ class RecourseGenerator:
             seed=self.seed if seed is None else seed,
             batch_size=batch_size,
         )
-        rules = self.constraints if constraints is None else _rules(constraints, self.schema)
-        search = Search(model, self.transform, self.classifier, self.auditor if audit else None, rules, options)
         X = self.transform.check(X)
         if X.index.has_duplicates:
             repeated = X.index[X.index.duplicated()].tolist()[0]
             raise ValueError(
                 f"the index of X repeats {repeated!r}, so answers could not be told apart; reset_index() first"
             )
-        return search(X)
+        rules = self.constraints if constraints is None else rules_for(constraints, self.schema, X.index)
+        auditor = self.auditor if audit else None
+        return Search(model, self.transform, self.classifier, auditor, rules, options)(X)
 
     def get_counterfactuals(self, X: pd.DataFrame) -> pd.DataFrame:
         """The benchmark suites' convention: one row per row of `X`, same index, NaN where there is no answer."""
@@ -241,7 +243,7 @@ class RecourseGenerator:
         names = ("backbone", "seed", "target_class", "backbone_options", "pairs", "training", "audit")
         try:
             generator = cls(**{name: config[name] for name in names if name in config}, schema=schema)
-            generator.constraints = _rules(Constraints(**config.get("constraints", {})), schema)
+            generator.constraints = one_for_all(Constraints(**config.get("constraints", {})), schema)
         except (TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{folder / checkpoint.CONFIG} is damaged: {error}") from error
         generator.schema, generator.transform, generator.summary = schema, transform, summary
@@ -261,13 +263,6 @@ class RecourseGenerator:
         if self.model is None:
             raise ValueError("this generator is not fitted; call fit or load first")
         return self.model
-
-
-def _rules(constraints: Any, schema: Schema) -> Constraints:
-    if not isinstance(constraints, Constraints):
-        raise ValueError(f"constraints must be a Constraints object, got {type(constraints).__name__}")
-    constraints.check(schema)
-    return constraints
 
 
 def _build(cls: type[Backbone], schema: Schema, options: Mapping[str, Any], seed: int) -> Backbone:

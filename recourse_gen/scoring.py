@@ -10,8 +10,9 @@ import torch
 
 from recourse_gen.audit import Auditor
 from recourse_gen.classifier import Classifier
-from recourse_gen.constraints import Constraints, Feasible
+from recourse_gen.constraints import Feasible
 from recourse_gen.cost import RecourseCost
+from recourse_gen.personal import Rules
 from recourse_gen.rows import Rows
 from recourse_gen.selection import Pool
 from recourse_gen.transform import TableTransform
@@ -40,7 +41,7 @@ class Scorer:
 
     transform: TableTransform
     classifier: Classifier
-    constraints: Constraints
+    constraints: Rules
     auditor: Auditor | None
     confidence: float
     change_price: float

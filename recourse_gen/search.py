@@ -14,10 +14,11 @@ import torch
 from recourse_gen.audit import Auditor
 from recourse_gen.backbone import Backbone
 from recourse_gen.classifier import Classifier
-from recourse_gen.constraints import Constraints, changed_cells
+from recourse_gen.constraints import changed_cells
 from recourse_gen.counterfactuals import REPORT, Counterfactuals
 from recourse_gen.noise import Noise
 from recourse_gen.options import check_number, check_whole
+from recourse_gen.personal import Rules
 from recourse_gen.rows import Rows
 from recourse_gen.scoring import People, Scorer, as_frame
 from recourse_gen.selection import Pool, policy
@@ -72,7 +73,7 @@ class Search:
         transform: TableTransform,
         classifier: Classifier,
         auditor: Auditor | None,
-        constraints: Constraints,
+        constraints: Rules,
         options: SearchOptions,
     ) -> None:
         price = CHANGE_PRICE if options.sparsify else 0.0
@@ -82,14 +83,17 @@ class Search:
         self.device = next((tensor.device for tensor in tensors), torch.device("cpu"))
 
     def __call__(self, factuals: pd.DataFrame) -> Counterfactuals:
-        batches = range(0, len(factuals), self.options.batch_size)
-        parts = [self._batch(factuals.iloc[start : start + self.options.batch_size]) for start in batches]
-        parts = parts or [self._batch(factuals)]
-        keys = pd.MultiIndex.from_product([factuals.index, range(self.options.n)], names=["factual", "rank"])
-        report = pd.concat([part for part, _ in parts]).set_axis(keys)
+        size, n = self.options.batch_size, self.options.n
+        alike = self.scorer.constraints.alike(factuals)
+        batches = [at[start : start + size] for at in alike for start in range(0, max(len(at), 1), size)]
+        parts = [self._batch(factuals.iloc[at]) for at in batches]
+        keys = pd.MultiIndex.from_product([factuals.index, range(n)], names=["factual", "rank"])
+        place = (np.concatenate(batches)[:, None] * n + np.arange(n)).reshape(-1)  # of each row of the parts
+        report = pd.concat([part for part, _ in parts]).set_axis(keys[place])
         answers = pd.concat([part for _, part in parts])
-        answers = answers.set_axis(keys[(report["status"] == "ok").to_numpy()])
-        return Counterfactuals(factuals, report, self.scorer.transform.schema, answers)
+        place, order = place[(report["status"] == "ok").to_numpy()], np.argsort(place)
+        answers = answers.set_axis(keys[place]).iloc[np.argsort(place)]
+        return Counterfactuals(factuals, report.iloc[order], self.scorer.transform.schema, answers)
 
     def _batch(self, factuals: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Report ``(B·n, ·)`` in order of (factual, rank), and the answers of its ``ok`` rows."""

@@ -32,6 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "recourse_gen.audit",
         "recourse_gen.checkpoint",
         "recourse_gen.alignment",
+        "recourse_gen.personal",
         "recourse_gen.sentences",
     ),
     (
