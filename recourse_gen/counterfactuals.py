@@ -35,6 +35,7 @@ REPORT = (
     "audited",
     "candidates",
     "acceptance",
+    "forced",
 )
 
 
@@ -55,6 +56,8 @@ class Counterfactuals:
     plausibility, consensus: the auditor's opinions, NaN without one. audited: an auditor was asked and accepts it.
     candidates: how many were drawn for the factual. acceptance: the share of them, 0 to 1, that keep the constraints
         and are approved with the confidence asked for; NaN where none was drawn.
+    forced: what the constraints do not let stay as it is today, so that every answer changes it: columns, and ordered
+        pairs, as ``income, used ≤ limit``; empty if nothing.
     """
 
     factuals: pd.DataFrame

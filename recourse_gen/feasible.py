@@ -70,6 +70,19 @@ class Feasible:
         moved: dict[str, Any] = {name: part.to(device) for name, part in parts.items() if isinstance(part, Tensor)}
         return replace(self, **moved)
 
+    def forced(self, schema: Schema) -> list[str]:
+        """Per row, what today's values do not keep to, as ``income, used ≤ limit``: columns that have to change, then
+        ordered pairs of which one column has to; "" where everything may stay."""
+        between = {(a, c) for a, b in self.ordered for d, c in self.ordered if b == d}
+        pairs = [pair for pair in self.ordered if pair not in between]
+        names = [*schema.names, *(f"{schema.names[a]} ≤ {schema.names[b]}" for a, b in pairs)]
+        raw, stay = self.raw.cpu().numpy(), self.stay.cpu().numpy()
+        broken = np.concatenate([~stay, *(raw[:, [a]] > raw[:, [b]] for a, b in pairs)], 1)
+        told = np.full(len(broken), "", dtype=object)
+        for i in np.flatnonzero(broken.any(1)):
+            told[i] = ", ".join(np.array(names)[broken[i]])
+        return told.tolist()
+
     def admits(self, schema: Schema, factual: Rows, rows: Rows) -> Tensor:
         """Bool ``(B, M)``: which of M rows each factual may become (not by max_changes and ordered, which need raw
         values or a count over all columns)."""

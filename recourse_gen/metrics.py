@@ -71,7 +71,7 @@ def evaluate(
         ``final_cfs_df`` of one person, or ``pd.concat(frames, keys=factuals.index)`` of several.
     classifier, target_class: see `as_classifier`.
     reference: rows that count as the plausible population, for instance training rows with a favourable outcome.
-    constraints: which answers may not break, for all or one for each person, as `RecourseGenerator.generate` takes them.
+    constraints: which answers may not break, for all or one for each person, as in `RecourseGenerator.generate`.
     schema: the columns and their ranges, which are the unit of cost. None infers it from the reference and the
         factuals together, never from the answers, so that all methods are measured in the same unit.
 

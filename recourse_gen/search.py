@@ -104,7 +104,7 @@ class Search:
         report = pd.DataFrame({name: np.full(len(factuals) * n, np.nan) for name in REPORT})
         report["status"], report["reason"] = "not_found", ""
         report["probability"] = report["probability_before"] = probability.repeat(n)
-        report["audited"], report["candidates"] = False, 0
+        report["audited"], report["candidates"], report["forced"] = False, 0, ""
         favoured, impossible = probability > 0.5, np.array([bool(reason) for reason in feasible.reasons], dtype=bool)
         self._mark(report, favoured, "already_favourable", ["the classifier already says yes"] * len(factuals))
         self._mark(report, impossible & ~favoured, "infeasible", feasible.reasons)
@@ -215,6 +215,7 @@ class Search:
         at = (asking[:, None] * n + np.arange(n)).reshape(-1)
         tried = candidates.repeat(n)
         report.loc[at, "candidates"] = tried
+        report.loc[at, "forced"] = np.repeat(people.feasible.forced(self.scorer.transform.schema), n)
         report.loc[at, "acceptance"] = (valid / candidates).repeat(n)
         answered = held.reshape(-1, n).any(1).repeat(n)
         counted = tried.astype(str).astype(object) + " candidates"
