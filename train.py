@@ -207,6 +207,8 @@ def wrong_option(error: Exception) -> str:
     chosen = [argument for argument in sys.argv[1:] if argument.partition("=")[0] in groups]
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = hydra.compose("train", chosen)
+    if OmegaConf.is_dict(OmegaConf.select(config, misspelt[1])):
+        return f"{misspelt[1]!r} is a mapping; write +{misspelt[1]}={{...}} to add to it"
     node = misspelt[1].rpartition(".")[0]
     known = OmegaConf.select(config, node) if node else config
     listed = ", ".join(map(str, known if OmegaConf.is_dict(known) else config))
