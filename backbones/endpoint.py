@@ -315,5 +315,6 @@ class Candidates:
         masked = after == self.backbone.levels
         changed = self.stay & (after != self.factual.cat) & ~masked
         first = torch.where(changed, self.priority - (before == after).float(), math.inf)
-        too_late = changed & (first.argsort(1).argsort(1) >= self.spare)
+        # Stable, or columns of one group would be told apart by their place in memory.
+        too_late = changed & (first.argsort(dim=1, stable=True).argsort(1) >= self.spare)
         return torch.where(too_late, self.factual.cat, after)

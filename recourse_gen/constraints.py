@@ -36,6 +36,9 @@ class Constraints:
     ordered: pairs of numeric columns ``(a, b)`` with a ≤ b.
     together: groups of columns of which all change or none does, whatever the values; groups that share a column are
         one. Where one column of a group has to change, so have the others; where one may not, neither may they.
+
+    A number that a column of levels never held in training takes the place of the nearest level, so that the level
+    itself is out of this person's reach.
     """
 
     immutable: Sequence[str] = ()

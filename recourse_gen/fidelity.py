@@ -59,7 +59,7 @@ def measure(
     factuals: people as for `generate`, best ones that training did not see; the first `limit` of them count, without
     those who have no admissible partner. samples: draws per factual and λ, at least 2. seed: replaces the generator's.
 
-    Both laws are held to the generator's column-wise constraints. Q knows nothing of `max_changes` and `ordered`, so
+    Both laws are held to the generator's constraints, as far as Q knows them: not to `max_changes` and `ordered`, so
     neither counts here. All means are over factuals first. Keys:
 
     energy_distance: 2 E C(X, Y) − E C(X, X′) − E C(Y, Y′), X drawn from the generator, Y from Q, C the recourse cost;
