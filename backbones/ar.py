@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from backbones.alphabet import Alphabet
 from backbones.blocks import in_blocks
 from backbones.corruption import Corruption
-from backbones.decoder import CausalPerceptron, CausalTransformer
+from backbones.decoder import CausalTransformer
 from backbones.layers import (
     Block,
     ChangedEmbedding,
@@ -34,7 +34,7 @@ from recourse_gen.schema import Schema
 if TYPE_CHECKING:
     from recourse_gen.pairs import PairSupervision
 
-KINDS = ("mlp", "transformer")
+ENCODERS = ("mlp", "transformer")
 _BLOCK = 8192
 
 
@@ -44,12 +44,11 @@ class AutoregressiveBackbone(Backbone):
     width, heads: of every block. encoder_layers, decoder_layers: number of blocks.
     encoder: ``mlp`` over all columns at once, which learns who is near whom in fewer steps, or ``transformer`` (the
         paper's).
-    decoder: ``mlp``, a masked perceptron, or a causal ``transformer`` (the paper's).
     bins, spacing: how a continuous column is cut: ``quantile`` bins with a uniform draw inside, or a ``uniform`` grid
         of values from which one is emitted (the paper's).
     smoothing: standard deviation, in scaled units (0 to 1), of a Gaussian that blurs numeric targets; 0 for none.
-    cross_attention: a transformer decoder attends to every encoded column (the paper's); otherwise decoder position d
-        simply receives the encoded column d, so leaving a column as it is needs no attention.
+    cross_attention: the decoder attends to every encoded column (the paper's); otherwise decoder position d simply
+        receives the encoded column d, so leaving a column as it is needs no attention.
     cost_prior: add −λ·s_d·C_d(x_d, ·) to the logits of column d, with s_d learned from 1: the factor that Q itself has.
     corruption: share of the columns seen in training that belong to another draw, see `backbones.corruption`.
     """
@@ -62,7 +61,6 @@ class AutoregressiveBackbone(Backbone):
         heads: int = 2,
         encoder: str = "mlp",
         encoder_layers: int = 2,
-        decoder: str = "mlp",
         decoder_layers: int = 1,
         bins: int = 64,
         spacing: str = "quantile",
@@ -76,11 +74,8 @@ class AutoregressiveBackbone(Backbone):
         for name, (value, limit) in {**least, "decoder_layers": (decoder_layers, 1)}.items():
             if value < limit:
                 raise ValueError(f"{name} must be at least {limit}, got {value}")
-        for name, kind in (("encoder", encoder), ("decoder", decoder)):
-            if kind not in KINDS:
-                raise ValueError(f"{name} must be one of {', '.join(KINDS)}, got {kind!r}")
-        if cross_attention and decoder == "mlp":
-            raise ValueError("cross_attention needs decoder='transformer'")
+        if encoder not in ENCODERS:
+            raise ValueError(f"encoder must be one of {', '.join(ENCODERS)}, got {encoder!r}")
         if not 0 <= smoothing < math.inf:
             raise ValueError(f"smoothing must be finite and not negative, got {smoothing}")
         self.alphabet = Alphabet(schema, bins=bins, spacing=spacing)
@@ -98,11 +93,7 @@ class AutoregressiveBackbone(Backbone):
             if encoder == "mlp"
             else nn.ModuleList([Block(width, heads) for _ in range(encoder_layers)])
         )
-        self.decoder = (
-            CausalPerceptron(columns, width, decoder_layers)
-            if decoder == "mlp"
-            else CausalTransformer(width, heads, decoder_layers, cross_attention)
-        )
+        self.decoder = CausalTransformer(width, heads, decoder_layers, cross_attention)
         self.norm = nn.LayerNorm(width)
         self.head = ColumnHead(basis, sizes, width)
         self.cost_scale = nn.Parameter(torch.ones(columns)) if cost_prior else None

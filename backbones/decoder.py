@@ -1,77 +1,21 @@
-"""Causal decoders: what a column's place knows of the factual, and of the columns that were drawn before it.
-
-Each maps starts ``(B, D, W)``, one per column or of the first columns only, and as many embedded columns of a
-counterfactual to hidden states ``(B, D, W)``; that of column d depends on the columns before d only. `cached` gives the
-same one column at a time, for R drafts, without gradients.
-"""
+"""The causal decoder: what a column's place knows of the factual, and of the columns that were drawn before it."""
 
 from __future__ import annotations
-
-import math
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.layers import Block, FeedForward
-
-
-class Cached(Protocol):
-    """A causal pass over the columns of R drafts."""
-
-    def step(self, start: Tensor, previous: Tensor, column: int) -> Tensor:
-        """Hidden state ``(R, W)`` of the next column, from its start ``(R, W)`` and the embedded column before it
-        ``(R, W)``, zeros at first. Columns are visited in order from 0."""
-        ...
-
-
-class CausalPerceptron(nn.Module):
-    """Masked perceptron over all columns (MADE, Germain et al. 2015), then residual blocks within each column."""
-
-    def __init__(self, columns: int, width: int, layers: int) -> None:
-        super().__init__()
-        self.before: Tensor
-        self.weight = nn.Parameter(torch.randn(columns, width, columns, width) * (0.5 / math.sqrt(columns * width)))
-        before = torch.ones(columns, columns).triu(1)[:, None, :, None]
-        self.register_buffer("before", before, persistent=False)
-        self.blocks = nn.ModuleList([FeedForward(width, 4) for _ in range(layers)])
-
-    def forward(self, start: Tensor, previous: Tensor, memory: Tensor) -> Tensor:
-        size = start.shape[1] * start.shape[2]
-        x = start + (previous.flatten(1) @ self._matrix()[:size, :size]).view_as(start)
-        for block in self.blocks:
-            x = block(x)
-        return x
-
-    def cached(self, rows: int, memory: Tensor) -> CachedPerceptron:
-        return CachedPerceptron(self, rows)
-
-    def _matrix(self) -> Tensor:
-        """``(D·W, D·W)``: from the columns to what each of them hears."""
-        return (self.weight * self.before).flatten(2).flatten(0, 1)
-
-
-class CachedPerceptron:
-    """Keeps the columns drawn so far side by side: one matrix product reads them all."""
-
-    def __init__(self, decoder: CausalPerceptron, rows: int) -> None:
-        self.decoder, self.matrix = decoder, decoder._matrix()
-        self.width = decoder.weight.shape[1]
-        self.seen = self.matrix.new_empty(rows, len(self.matrix))
-
-    def step(self, start: Tensor, previous: Tensor, column: int) -> Tensor:
-        x, at = start, column * self.width
-        if column:
-            self.seen[:, at - self.width : at] = previous
-            x = torch.addmm(start, self.seen[:, :at], self.matrix[:at, at : at + self.width])
-        for block in self.decoder.blocks:
-            x = block(x)
-        return x
+from backbones.layers import Block
 
 
 class CausalTransformer(nn.Module):
-    """Causal self-attention; cross: also attention to every column of a memory, the encoded factual."""
+    """From starts ``(B, D, W)``, one per column or of the first columns only, and as many embedded columns of a
+    counterfactual to hidden states ``(B, D, W)``; that of column d depends on the columns before d only.
+
+    cross: also attention to every column of a memory ``(B, M, W)``, the encoded factual. `cached` gives the same one
+    column at a time, for R drafts, without gradients.
+    """
 
     def __init__(self, width: int, heads: int, layers: int, cross: bool) -> None:
         super().__init__()
@@ -95,6 +39,8 @@ class CachedTransformer:
         self.blocks = [CachedBlock(block, memory.shape[1], rows, memory) for block in decoder.blocks]  # type: ignore[arg-type]
 
     def step(self, start: Tensor, previous: Tensor, column: int) -> Tensor:
+        """Hidden state ``(R, W)`` of the next column, from its start ``(R, W)`` and the embedded column before it
+        ``(R, W)``, zeros at first. Columns are visited in order from 0."""
         x = start + previous
         for block in self.blocks:
             x = block.step(x, column)

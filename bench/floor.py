@@ -12,7 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from backbones.ar import AutoregressiveBackbone
-from backbones.decoder import CachedPerceptron, CachedTransformer
+from backbones.decoder import CachedTransformer
 from backbones.denoiser import Denoiser
 from backbones.layers import ColumnHead
 
@@ -93,7 +93,6 @@ class Clock:
         (Denoiser, "forward"),
         (Denoiser, "context"),
         (AutoregressiveBackbone, "_encode"),
-        (CachedPerceptron, "step"),
         (CachedTransformer, "step"),
         (ColumnHead, "column"),
     ]

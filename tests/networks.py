@@ -17,18 +17,12 @@ SMALL: dict[str, Any] = {"width": 16, "heads": 2, "encoder_layers": 1, "decoder_
 PAPER = {
     **SMALL,
     "encoder": "transformer",
-    "decoder": "transformer",
     "spacing": "uniform",
     "smoothing": 0.05,
     "cross_attention": True,
     "cost_prior": False,
 }
-DECODERS: list[dict[str, Any]] = [
-    {"decoder": "mlp"},
-    {"decoder": "transformer"},
-    {"decoder": "transformer", "cross_attention": True},
-]
-VARIANTS = [{**decoder, "cost_prior": prior} for decoder in DECODERS for prior in (False, True)]
+VARIANTS = [{"cross_attention": cross, "cost_prior": prior} for cross in (False, True) for prior in (False, True)]
 
 TOKENS = Schema(
     (

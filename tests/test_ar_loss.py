@@ -92,9 +92,8 @@ def test_a_copy_of_the_weights_is_a_copy_of_the_law(schema: Schema) -> None:
 @pytest.mark.parametrize(
     "bad",
     [
-        {"width": 15, "decoder": "transformer"},
-        {"decoder": "rnn"},
-        {"cross_attention": True},
+        {"width": 15},
+        {"encoder": "rnn"},
         {"heads": 0},
         {"decoder_layers": 0},
         {"bins": 1},

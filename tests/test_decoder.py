@@ -4,11 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from backbones.decoder import CausalPerceptron, CausalTransformer
+from backbones.decoder import CausalTransformer
 
 DECODERS = {
-    "perceptron": lambda: CausalPerceptron(6, 12, 2),
-    "transformer": lambda: CausalTransformer(12, 3, 2, cross=False),
+    "alone": lambda: CausalTransformer(12, 3, 2, cross=False),
     "cross": lambda: CausalTransformer(12, 3, 2, cross=True),
 }
 

@@ -192,6 +192,7 @@ def test_what_is_open_equals_the_masks_of_a_rule_that_never_binds(case):
     alphabet = Alphabet(table.schema, bins=how["bins"], spacing=how["spacing"])
     rows = table.transform.encode(table.frame)
     owner = torch.arange(rows.batch_size)
+    rules = dataclasses.replace(rules, together=())
     tied = dataclasses.replace(rules, max_changes=len(table.schema.features))
     free, bound = (alphabet.draft(rows, owner, rule.compile(table.schema, table.frame, rows)) for rule in (rules, tied))
     assert bound.tied and not free.tied
