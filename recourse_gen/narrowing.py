@@ -38,7 +38,7 @@ class Room:
         """
         torn = np.full(len(self.raw), -1)
         self._order(order)
-        while self._unite(groups, most, torn):
+        while groups and self._unite(groups, most, torn):
             self._order(order)
         return torn
 
