@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import skops.io
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
-from skops.io.exceptions import UnsupportedTypeException, UntrustedTypesFoundException
 
+from recourse_gen import estimators, files
 from recourse_gen.classifier import check_target
 from recourse_gen.cost import RecourseCost
 from recourse_gen.outliers import OutlierFactor
@@ -21,13 +19,6 @@ from recourse_gen.schema import Schema
 
 FILE = "auditor.skops"
 VERSION = 3
-
-# All that skops does not trust by itself: the compiled containers of trees. They hold arrays and numbers only; anything
-# else in a file is refused.
-TRUSTED = (
-    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-    "sklearn.tree._tree.Tree",
-)
 
 
 class Auditor:
@@ -133,26 +124,30 @@ class Auditor:
             "agreement": asdict(self._agreement),
         }
         path = Path(folder) / FILE
-        skops.io.dump(state, path, compression=zipfile.ZIP_DEFLATED, compresslevel=1)
+        estimators.save(state, path)
         return path
 
     @classmethod
     def load(cls, folder: str | Path, schema: Schema) -> Auditor:
         """Inverse of `save`. Raises ValueError if the file is missing, no auditor of this schema, or holds any type
-        beyond scikit-learn's models and `TRUSTED`."""
+        that an auditor does not have (`recourse_gen.estimators.OWN`)."""
         path = Path(folder) / FILE
-        if not path.is_file():
+        if not path.exists():
             raise ValueError(f"{path} is missing; the folder holds no auditor")
+        return cls.parse(files.read(path, estimators.LIMIT), schema)
+
+    @classmethod
+    def parse(cls, data: bytes, schema: Schema) -> Auditor:
+        """`load`, from the content of the file."""
         try:
-            state = skops.io.load(path, trusted=list(TRUSTED))
+            state = estimators.load(data, own=True)
             version = state["version"]
-        except (UntrustedTypesFoundException, UnsupportedTypeException) as error:
-            raise ValueError(f"{path} holds types that an auditor never has, and is refused: {error}") from error
-        # skops fails in many ways on a file that is none of its own or was tampered with.
-        except Exception as error:
-            raise ValueError(f"{path} is not an auditor file: {type(error).__name__}: {error}") from error
+        except estimators.ForeignTypesError as error:
+            raise ValueError(f"{FILE} holds types that an auditor never has, and is refused: {error}") from error
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{FILE} is not an auditor file: {error}") from error
         if version != VERSION:
-            raise ValueError(f"{path} is an auditor file of version {version}; this release reads version {VERSION}")
+            raise ValueError(f"{FILE} is an auditor file of version {version!r}; this release reads version {VERSION}")
         try:
             kinds = [*map(type, state["models"])]
             panel = Panel(tuple(state["models"]), OutlierFactor(**state["critic"]))
@@ -160,13 +155,24 @@ class Auditor:
             auditor = cls(schema, **state["options"])
             saved = state["schema"]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(f"{path} is not an auditor file: {type(error).__name__}: {error}") from error
+            raise ValueError(f"{FILE} is not an auditor file: {type(error).__name__}: {error}") from error
         if kinds != [HistGradientBoostingClassifier, RandomForestClassifier] or not panel.critic.whole():
-            raise ValueError(f"{path} holds other models than an auditor has")
+            raise ValueError(f"{FILE} holds other models than an auditor has")
         if saved != schema.to_json():
-            raise ValueError(f"{path} was fitted on another schema than the one given")
+            raise ValueError(f"{FILE} was fitted on another schema than the one given")
+        columns = auditor._cost.columns
+        two = all(np.array_equal(vars(model).get("classes_", ()), [0, 1]) for model in panel.models)
+        fits = all(vars(model).get("n_features_in_") == columns for model in panel.models)
+        if not (two and fits and panel.critic.rows.shape[1] == columns):
+            raise ValueError(f"{FILE} holds models or rows of other columns than the schema has")
+        panel.models[1].n_jobs = None  # as after fitting; a file could ask for any number of threads
         auditor._panel, auditor._agreement = panel, agreement
         return auditor
+
+    @property
+    def training_rows(self) -> int:
+        """How many distinct training rows it keeps: those that its models favour."""
+        return len(self._fitted().critic.rows)
 
     @property
     def options(self) -> dict[str, Any]:

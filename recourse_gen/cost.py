@@ -36,6 +36,11 @@ class RecourseCost:
         self._one_hot = torch.as_tensor([*(False for _ in numbers), *one_hot], dtype=torch.bool)
         self._most = float(sum(f.weight for f, width in zip(schema.tokens, widths, strict=True) if width > 1))
 
+    @property
+    def columns(self) -> int:
+        """E, the number of coordinates."""
+        return len(self._weight)
+
     def coordinates(self, rows: Rows, weighted: bool = True) -> Tensor:
         """Float32 ``(..., E)`` for rows ``(..., ·)``: L1 distances between coordinates are costs."""
         device = rows.num.device

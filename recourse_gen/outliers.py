@@ -44,7 +44,10 @@ class OutlierFactor:
         if type(self.k) is not int or not all(type(part) is np.ndarray for part in arrays) or self.rows.ndim != 2:
             return False
         kinds = [part.dtype.kind for part in arrays]
-        return kinds == ["f", "i", "f", "f"] and all(part.shape == self.rows.shape[:1] for part in arrays[1:])
+        if kinds != ["f", "i", "f", "f"] or any(part.shape != self.rows.shape[:1] for part in arrays[1:]):
+            return False
+        finite = all(np.isfinite(part).all() for part in arrays)
+        return bool(finite and len(self.rows) and (self.weight > 0).all() and 0 < self.k < self.weight.sum())
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """Float64 ``(B,)``, at least 1 or a little less among the reference rows, higher for outliers; the same for a

@@ -13,7 +13,8 @@ import torch
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
-from recourse_gen.audit import FILE, TRUSTED, Auditor
+from recourse_gen.audit import FILE, Auditor
+from recourse_gen.estimators import TRUSTED
 from recourse_gen.outliers import OutlierFactor
 from recourse_gen.rows import Rows
 from recourse_gen.schema import Schema
@@ -175,7 +176,7 @@ def test_save_and_load_give_the_same_answers(fitted: Auditor, transform: TableTr
     expected = fitted.expected(CONSENSUS, PLAUSIBILITY)
     np.testing.assert_array_equal(loaded.expected(CONSENSUS, PLAUSIBILITY), expected)
     assert np.abs(expected - UNMEASURED).max() > 0.1, "what is kept was measured"
-    assert set(skops.io.get_untrusted_types(file=path)) == set(TRUSTED)
+    assert set(skops.io.get_untrusted_types(file=path)) <= set(TRUSTED)
 
 
 class Intruder:

@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Top to bottom. A module imports from strictly lower layers only. "recourse_gen" is the package's own namespace.
 LAYERS: tuple[tuple[str, ...], ...] = (
+    ("recourse_gen.__main__",),
     ("train", "recourse_gen.cli"),
     ("recourse_gen",),
     ("recourse_gen.evaluation",),
@@ -26,11 +27,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "recourse_gen.selection",
         "recourse_gen.metrics",
         "recourse_gen.data",
+        "recourse_gen.checkpoint",
     ),
     (
         "recourse_gen.pairs",
         "recourse_gen.audit",
-        "recourse_gen.checkpoint",
         "recourse_gen.alignment",
         "recourse_gen.personal",
         "recourse_gen.sentences",
@@ -44,8 +45,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("recourse_gen.backbone",),
     ("recourse_gen.noise", "recourse_gen.feasible", "recourse_gen.narrowing", "recourse_gen.groups"),
-    ("recourse_gen.rows", "recourse_gen.panel"),
-    ("recourse_gen.schema", "recourse_gen.options", "recourse_gen.outliers"),
+    ("recourse_gen.rows", "recourse_gen.panel", "recourse_gen.estimators", "recourse_gen.budget"),
+    ("recourse_gen.schema", "recourse_gen.options", "recourse_gen.outliers", "recourse_gen.files"),
 )
 
 # Arrows that only a type checker follows.
