@@ -1,28 +1,57 @@
-"""A fitted generator as one folder: text files and safetensors, nothing that executes on loading."""
+"""A fitted generator as one folder: text files, safetensors and skops, nothing that executes on loading.
+
+Whoever wrote a folder may mean harm: every file is read whole, up to a limit, and compared with the SHA-256 that
+metrics.json has of it; sizes that a text file declares are checked before anything of that size is made.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-import os
-import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 import yaml
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
+from recourse_gen import audit, estimators, files
 from recourse_gen.backbone import Backbone
+from recourse_gen.budget import Budget, check_schema
+from recourse_gen.files import MEGABYTE, replace_file
 from recourse_gen.schema import Schema
 from recourse_gen.transform import TableTransform
 
-VERSION = 1
+VERSION = 2
 CONFIG, SCHEMA, TRANSFORM = "config.yaml", "schema.json", "transform.json"
 WEIGHTS, METRICS, LOG = "model.safetensors", "metrics.json", "metrics.jsonl"
+AUDITOR, CLASSIFIER = audit.FILE, "classifier.skops"
+# What is read of each at most, in bytes.
+LIMITS = {
+    CONFIG: MEGABYTE,
+    SCHEMA: 16 * MEGABYTE,
+    TRANSFORM: 16 * MEGABYTE,
+    METRICS: 16 * MEGABYTE,
+    WEIGHTS: 2048 * MEGABYTE,
+    AUDITOR: estimators.LIMIT,
+    CLASSIFIER: estimators.LIMIT,
+}
+REQUIRED = (SCHEMA, TRANSFORM, WEIGHTS, AUDITOR)
+_HEADER = 8 * MEGABYTE  # of a safetensors file: the names and shapes of its tensors
+_DIGESTS = "files"  # in metrics.json
+_CONFIG: dict[str, type] = {
+    "backbone": str,
+    "seed": int,
+    "target_class": object,
+    **dict.fromkeys(("backbone_options", "pairs", "training", "audit", "constraints"), dict),
+}
+_ORDERED = 100  # pairs of columns: what follows from them grows with the fourth power
+_WRONG = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 
 
 def is_finished(folder: str | Path) -> bool:
@@ -37,12 +66,31 @@ def reopen(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a temporary file beside `path`, then put it in its place: readers never see half a file."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
-        draft = Path(folder) / path.name
-        write(draft)
-        os.replace(draft, path)
+def write(
+    folder: Path,
+    config: Mapping[str, Any],
+    schema: Schema,
+    transform: TableTransform,
+    auditor: audit.Auditor,
+    model: Backbone,
+    summary: Mapping[str, Any],
+    classifier: Any = None,
+) -> None:
+    """Write a finished run into a folder, created if need be.
+
+    Raises ValueError for a classifier that is not of the parts that `recourse_gen.estimators.OWN` lists.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (METRICS, CLASSIFIER):  # not finished while old and new files mix
+        (folder / name).unlink(missing_ok=True)
+    if classifier is not None:
+        _write_classifier(folder, classifier)
+    write_config(folder, config)
+    write_text(folder / SCHEMA, schema.to_json())
+    write_text(folder / TRANSFORM, transform.to_json())
+    auditor.save(folder)
+    write_weights(folder, model)
+    write_metrics(folder, summary)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -51,12 +99,29 @@ def write_text(path: Path, text: str) -> None:
 
 def write_weights(folder: Path, model: Backbone) -> None:
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    replace_file(folder / WEIGHTS, lambda draft: save_file(state, draft))
+    replace_file(folder / WEIGHTS, lambda draft: safetensors.torch.save_file(state, draft))
+
+
+def _write_classifier(folder: Path, model: Any) -> None:
+    try:
+        estimators.save(model, folder / CLASSIFIER)
+    except ValueError as error:
+        raise type(error)(
+            f"this {type(model).__name__} cannot be kept in {folder} and has to be given when loading: {error}"
+        ) from error
 
 
 def write_metrics(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write metrics.json, strict JSON (what is not finite becomes null): the last file of a finished run."""
-    text = json.dumps(_finite(_plain(record)), indent=1, allow_nan=False) + "\n"
+    """Write metrics.json, strict JSON (what is not finite becomes null): the last file of a finished run.
+
+    It also says what the files that loading reads have to be, by their SHA-256.
+    """
+    digests = {
+        name: hashlib.sha256(files.read(folder / name, limit)).hexdigest()
+        for name, limit in LIMITS.items()
+        if name != METRICS and (folder / name).exists()
+    }
+    text = json.dumps(_finite(_plain({**record, _DIGESTS: digests})), indent=1, allow_nan=False) + "\n"
     write_text(folder / METRICS, text)
 
 
@@ -65,62 +130,165 @@ def write_config(folder: Path, config: Mapping[str, Any]) -> None:
     write_text(folder / CONFIG, text)
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The settings of a saved generator. Raises ValueError if the folder is none, or of another version."""
-    path = folder / CONFIG
-    if not path.is_file():
+@dataclass(frozen=True)
+class Saved:
+    """A folder's files, as they were saved.
+
+    contents: bytes by name, of the files that are not parsed yet. config, summary: what config.yaml and metrics.json
+    hold.
+    """
+
+    folder: Path
+    contents: Mapping[str, bytes]
+    config: dict[str, Any]
+    summary: dict[str, Any]
+    schema: Schema
+    transform: TableTransform
+
+    def auditor(self) -> audit.Auditor:
+        """Raises ValueError if the file holds no auditor of this schema."""
+        return audit.Auditor.parse(self.contents[AUDITOR], self.schema)
+
+    def classifier(self) -> Any:
+        """The classifier that was saved with the generator. Raises ValueError if there is none."""
+        if CLASSIFIER not in self.contents:
+            raise ValueError(f"{self.folder} was saved without its classifier, so one must be given")
+        try:
+            model = estimators.load(self.contents[CLASSIFIER], own=True)
+        except estimators.ForeignTypesError as error:
+            raise ValueError(f"{CLASSIFIER} holds types that it never has, and is refused: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"{CLASSIFIER} holds no classifier: {error}") from error
+        for part in getattr(model, "steps", []):
+            if hasattr(part[-1], "n_jobs"):
+                part[-1].n_jobs = None  # a file could ask for any number of threads
+        return model
+
+    def network(self, build: Callable[[], Backbone]) -> Backbone:
+        """The backbone that `build` makes, with the saved weights.
+
+        Raises ValueError if the weights are damaged, or are not those of what config.yaml and schema.json describe; a
+        network that is larger than the file of its weights allows is never made.
+        """
+        state = _weights(self.folder / WEIGHTS, self.contents[WEIGHTS])
+        try:
+            with Budget(sum(value.numel() for value in state.values()), self.schema):
+                model = build()
+        except (TypeError, RuntimeError, OverflowError, MemoryError) as error:
+            raise ValueError(f"{CONFIG} describes no network: {_short(error)}") from error
+        return _fill(model, state, self.folder / WEIGHTS)
+
+
+def read(folder: Path) -> Saved:
+    """Read a folder whole. Raises ValueError if it is incomplete, damaged, altered, or of another version."""
+    if not (folder / CONFIG).exists():
         raise ValueError(f"{folder} is not a saved generator: {CONFIG} is missing")
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not readable YAML") from error
-    if not isinstance(config, dict) or config.get("version") != VERSION:
-        version = config.get("version") if isinstance(config, dict) else None
-        raise ValueError(f"{path} has version {version}, this release reads version {VERSION}; fit the generator anew")
-    return config
-
-
-def read_table(folder: Path) -> tuple[Schema, TableTransform]:
-    """Schema and transform of a saved generator. Raises ValueError if either file is missing or damaged."""
-    for name in (SCHEMA, TRANSFORM):
-        if not (folder / name).is_file():
-            raise ValueError(f"{folder} is not a complete generator: {name} is missing")
-    try:
-        schema = Schema.from_json((folder / SCHEMA).read_text(encoding="utf-8"))
-        return schema, TableTransform.from_json(schema, (folder / TRANSFORM).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{SCHEMA} or {TRANSFORM} in {folder} is damaged: {error}") from error
-
-
-def read_metrics(folder: Path) -> dict[str, Any]:
-    """What metrics.json holds. Raises ValueError if it is missing (the run was cut short) or damaged."""
-    path = folder / METRICS
-    if not path.is_file():
+    text = files.read(folder / CONFIG, LIMITS[CONFIG])
+    config = _parse_config(folder / CONFIG, text)
+    if not (folder / METRICS).exists():
         raise ValueError(f"{folder} is not a complete generator: {METRICS}, which is written last, is missing")
+    summary = _parse_metrics(folder / METRICS, files.read(folder / METRICS, LIMITS[METRICS]))
+    digests = summary.pop(_DIGESTS)
+    contents = {CONFIG: text}
+    for name in (*REQUIRED, *({CLASSIFIER} & set(digests))):
+        if not (folder / name).exists():
+            raise ValueError(f"{folder} is not a complete generator: {name} is missing")
+        contents[name] = files.read(folder / name, LIMITS[name])
+    for name, data in contents.items():
+        if hashlib.sha256(data).hexdigest() != digests.get(name):
+            raise ValueError(
+                f"{folder / name} is damaged: it is not the file that was saved ({METRICS} has another SHA-256 of it)"
+            )
     try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    if not isinstance(metrics, dict):
-        raise ValueError(f"{path} is damaged: it holds no mapping")
-    return metrics
+        schema = Schema.from_json(contents.pop(SCHEMA).decode())
+        check_schema(schema)
+        transform = TableTransform.from_json(schema, contents.pop(TRANSFORM).decode())
+    except _WRONG as error:
+        raise ValueError(f"{SCHEMA} or {TRANSFORM} in {folder} is damaged: {_short(error)}") from error
+    return Saved(folder, contents, config, summary, schema, transform)
 
 
 def read_weights(folder: Path, model: Backbone) -> None:
     """Load the weights into `model`. Raises ValueError if the file is missing, damaged or of another network."""
     path = folder / WEIGHTS
-    if not path.is_file():
-        raise ValueError(f"{folder} is not a complete generator: {WEIGHTS} is missing")
+    _fill(model, _weights(path, files.read(path, LIMITS[WEIGHTS])), path)
+
+
+class _Loader(yaml.SafeLoader):
+    """Without aliases: a few lines of them can stand for a document without end. This package writes none."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has aliases")
+        return super().compose_node(parent, index)
+
+
+def _parse_config(path: Path, data: bytes) -> dict[str, Any]:
     try:
-        state = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+        config = yaml.load(data.decode(), _Loader)
+    except (yaml.YAMLError, *_WRONG) as error:
+        raise ValueError(f"{path} is not readable YAML") from error
+    version = config.get("version") if isinstance(config, dict) else None
+    if version != VERSION:
+        raise ValueError(
+            f"{path} has version {_short(version)}, this release reads version {VERSION}; fit the generator anew"
+        )
+    for name, kind in _CONFIG.items():
+        if name not in config or not isinstance(config[name], kind):
+            raise ValueError(f"{path} is damaged: it has no {name}")
+    if not 0 <= config["seed"] < 2**63:
+        raise ValueError(f"{path} is damaged: no generator has the seed {_short(config['seed'])}")
+    ordered = config["constraints"].get("ordered", [])
+    if not isinstance(ordered, list) or len(ordered) > _ORDERED:
+        raise ValueError(f"{path} is damaged: constraints.ordered is no list of at most {_ORDERED} pairs")
+    return config
+
+
+def _parse_metrics(path: Path, data: bytes) -> dict[str, Any]:
+    try:
+        metrics = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {_short(error)}") from error
+    if not isinstance(metrics, dict) or not isinstance(metrics.get(_DIGESTS), dict):
+        raise ValueError(f"{path} is damaged: it does not say what the other files have to be")
+    return metrics
+
+
+def _weights(path: Path, data: bytes) -> dict[str, torch.Tensor]:
+    """Tensors by name, together no larger than the file."""
+    if int.from_bytes(data[:8], "little") > _HEADER:
+        raise ValueError(f"{path} is damaged: no network has as many tensors as it declares")
+    try:
+        state = safetensors.torch.load(data)
+    except (SafetensorError, RuntimeError, *_WRONG) as error:
+        raise ValueError(f"{path} is damaged: {_short(error)}") from error
     if not all(torch.isfinite(value).all() for value in state.values() if value.is_floating_point()):
         raise ValueError(f"{path} holds weights that are not finite")
+    return state
+
+
+def _fill(model: Backbone, state: Mapping[str, torch.Tensor], path: Path) -> Backbone:
+    """`model` with these weights, if they are of its names, shapes and dtypes."""
+    due = model.state_dict()
+    free = [name for name in due if name in model.observed]  # these have as many rows as were observed
+    fits = due.keys() == state.keys() and all(
+        state[name].dtype == value.dtype
+        and (state[name].shape[1:] == value.shape[1:] if name in free else state[name].shape == value.shape)
+        and state[name].dim() == value.dim()
+        for name, value in due.items()
+    )
     try:
+        if not fits:
+            raise RuntimeError("names, shapes or dtypes differ")
         model.load_state_dict(state)
-    except RuntimeError as error:  # names or shapes that differ, or what the backbone itself refuses
+    except RuntimeError as error:  # or what the backbone itself refuses
         raise ValueError(f"{path} belongs to another network than {CONFIG} and {SCHEMA} describe") from error
+    return model
+
+
+def _short(error: Any) -> str:
+    """The first line of what is said, and no more of it than a sentence holds."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
 
 
 def _finite(value: Any) -> Any:

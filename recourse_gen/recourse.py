@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from recourse_gen import checkpoint, registry, training
 from recourse_gen.audit import Auditor
 from recourse_gen.backbone import Backbone
+from recourse_gen.budget import check_network
 from recourse_gen.classifier import Classifier, as_classifier
 from recourse_gen.constraints import Constraints
 from recourse_gen.counterfactuals import Counterfactuals
@@ -151,6 +152,7 @@ class RecourseGenerator:
         temperature: float = 1.5,
         seed: int | None = None,
         batch_size: int = 512,
+        progress: Callable[[int], Any] | None = None,
     ) -> Counterfactuals:
         """Recommend up to `n` changes to each row of `X`.
 
@@ -164,6 +166,7 @@ class RecourseGenerator:
         labels of `X` or a Series with these labels. cost_weight: λ, higher stays closer; None takes 20, or the nearest
         λ that the backbone was trained on. temperature: 1 is the learned law, below 1 sharpens it, above 1 blends what
         it has learned and gives more choice. seed: replaces the generator's. batch_size: people at a time, for memory.
+        progress: called after every batch with the number of people in it, as ``tqdm.update`` may be.
 
         The answer for a row depends on the seed and that row alone. Raises ValueError for wrong input.
         """
@@ -189,68 +192,64 @@ class RecourseGenerator:
             )
         rules = self.constraints if constraints is None else rules_for(constraints, self.schema, X.index)
         auditor = self.auditor if audit else None
-        return Search(model, self.transform, self.classifier, auditor, rules, options)(X)
+        return Search(model, self.transform, self.classifier, auditor, rules, options)(X, progress)
 
     def get_counterfactuals(self, X: pd.DataFrame) -> pd.DataFrame:
         """The benchmark suites' convention: one row per row of `X`, same index, NaN where there is no answer."""
         return self.generate(X).best()
 
-    def save(self, folder: str | Path, *, overwrite: bool = False, run: Mapping[str, Any] | None = None) -> Path:
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        overwrite: bool = False,
+        run: Mapping[str, Any] | None = None,
+        classifier: Any = None,
+    ) -> Path:
         """Write the fitted generator into a folder (created). run: settings to keep beside it in config.yaml.
+        classifier: a pipeline of `recourse_gen.classifier.fit_classifier` to keep there too, so that `load` needs none.
 
         Raises ValueError if the folder holds a finished run and `overwrite` is false. The auditor's file contains the
         favourable training rows, and so do the weights of a backbone that keeps partners (``exact``, ``nearest``).
         """
-        model = self._fitted()
-        folder = Path(folder)
+        model, folder = self._fitted(), Path(folder)
         if checkpoint.is_finished(folder) and not overwrite:
             raise ValueError(f"{folder} already holds a finished run; use overwrite=True or another folder")
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / checkpoint.METRICS).unlink(missing_ok=True)  # not finished while old and new files mix
-        checkpoint.write_config(
-            folder,
-            {
-                "backbone": self.backbone,
-                "seed": self.seed,
-                "target_class": self.target_class,
-                "backbone_options": effective(type(model), self.backbone_options, skip=1),
-                "pairs": asdict(self.pair_options),
-                "training": asdict(self.training_options),
-                "audit": self.audit_options,
-                "constraints": self.constraints.to_dict(),
-                "run": dict(run or {}),
-            },
-        )
-        checkpoint.write_text(folder / checkpoint.SCHEMA, self.schema.to_json())
-        checkpoint.write_text(folder / checkpoint.TRANSFORM, self.transform.to_json())
-        self.auditor.save(folder)
-        checkpoint.write_weights(folder, model)
-        checkpoint.write_metrics(folder, self.summary)
+        config = {
+            "backbone": self.backbone,
+            "seed": self.seed,
+            "target_class": self.target_class,
+            "backbone_options": effective(type(model), self.backbone_options, skip=1),
+            "pairs": asdict(self.pair_options),
+            "training": asdict(self.training_options),
+            "audit": self.audit_options,
+            "constraints": self.constraints.to_dict(),
+            "run": dict(run or {}),
+        }
+        checkpoint.write(folder, config, self.schema, self.transform, self.auditor, model, self.summary, classifier)
         return folder
 
     @classmethod
-    def load(cls, folder: str | Path, *, classifier: Any, device: Any = None) -> RecourseGenerator:
-        """Inverse of `save`; the classifier is not part of the folder and must be given.
+    def load(cls, folder: str | Path, *, classifier: Any = None, device: Any = None) -> RecourseGenerator:
+        """Inverse of `save`. classifier: by default the one that was saved with the generator, if one was.
 
         device: where the backbone goes, by default where `fit` would have put it.
 
-        Raises ValueError if the folder is incomplete, damaged or of another version.
+        Raises ValueError if the folder is incomplete, damaged, altered or of another version, or has no classifier.
         """
-        folder = Path(folder)
-        config = checkpoint.read_config(folder)
-        summary = checkpoint.read_metrics(folder)
-        schema, transform = checkpoint.read_table(folder)
+        saved = checkpoint.read(Path(folder))
+        config, schema = saved.config, saved.schema
         names = ("backbone", "seed", "target_class", "backbone_options", "pairs", "training", "audit")
         try:
-            generator = cls(**{name: config[name] for name in names if name in config}, schema=schema)
-            generator.constraints = one_for_all(Constraints(**config.get("constraints", {})), schema)
-        except (TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"{folder / checkpoint.CONFIG} is damaged: {error}") from error
-        generator.schema, generator.transform, generator.summary = schema, transform, summary
-        generator.classifier = as_classifier(classifier, target_class=generator.target_class, columns=transform.dtypes)
-        generator.auditor = Auditor.load(folder, schema)
-        generator.model = _build(registry.load(generator.backbone), schema, generator.backbone_options, generator.seed)
-        checkpoint.read_weights(folder, generator.model)
+            generator = cls(**{name: config[name] for name in names}, schema=schema)
+            generator.constraints = one_for_all(Constraints(**config["constraints"]), schema)
+        except (TypeError, AttributeError, ValueError, OverflowError) as error:
+            raise ValueError(f"{saved.folder / checkpoint.CONFIG} is damaged: {error}") from error
+        generator.schema, generator.transform, generator.summary = schema, saved.transform, saved.summary
+        given = saved.classifier() if classifier is None else classifier
+        generator.classifier = as_classifier(given, target_class=config["target_class"], columns=saved.transform.dtypes)
+        generator.auditor, known = saved.auditor(), registry.load(generator.backbone)
+        generator.model = saved.network(lambda: _build(known, schema, generator.backbone_options, generator.seed))
         generator.model.to(training.processes().device if device is None else device).eval()
         return generator
 
@@ -267,6 +266,7 @@ class RecourseGenerator:
 
 def _build(cls: type[Backbone], schema: Schema, options: Mapping[str, Any], seed: int) -> Backbone:
     """A backbone with weights fixed by the seed; the process's own random state is left as it was."""
+    check_network(schema, options)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return construct(cls, "backbone", options, schema)

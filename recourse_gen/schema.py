@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -86,7 +88,7 @@ class Schema:
     def __post_init__(self) -> None:
         if not self.features:
             raise ValueError("a schema needs at least one column")
-        repeated = {name for name in self.names if self.names.count(name) > 1}
+        repeated = {name for name, times in Counter(self.names).items() if times > 1}
         if repeated:
             raise ValueError(f"duplicate column names: {', '.join(sorted(map(repr, repeated)))}")
 
@@ -107,10 +109,8 @@ class Schema:
     @cached_property
     def places(self) -> tuple[tuple[int, int | None, int | None], ...]:
         """(position d, column of ``Rows.cat`` or None, column of ``Rows.num`` or None) of each column."""
-        return tuple(
-            (d, self.tokens.index(f), None) if f.is_token else (d, None, self.numbers.index(f))
-            for d, f in enumerate(self.features)
-        )
+        t, n = itertools.count(), itertools.count()
+        return tuple((d, next(t), None) if f.is_token else (d, None, next(n)) for d, f in enumerate(self.features))
 
     def __getitem__(self, name: str) -> Feature:
         for feature in self.features:
@@ -162,22 +162,42 @@ class Schema:
     def from_json(cls, text: str) -> Schema:
         """Inverse of `to_json`. Raises ValueError if the text is not a schema."""
         try:
-            entries = json.loads(text)["features"]
-            return cls(
-                tuple(
-                    Feature(
-                        **{
-                            **entry,
-                            "levels": tuple(entry["levels"]),
-                            "bounds": None if entry["bounds"] is None else tuple(entry["bounds"]),
-                            "quantiles": tuple(entry["quantiles"]),
-                        }
-                    )
-                    for entry in entries
-                )
-            )
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            return cls(tuple(_feature(entry) for entry in json.loads(text)["features"]))
+        except (KeyError, TypeError, AttributeError, OverflowError, RecursionError, json.JSONDecodeError) as error:
             raise ValueError(f"not a schema: {error}") from error
+
+
+def _feature(entry: dict[str, Any]) -> Feature:
+    """Inverse of ``asdict``, with a look at every part: a file may hold anything. Raises ValueError or TypeError."""
+    levels, quantiles = tuple(entry["levels"]), tuple(entry["quantiles"])
+    bounds = None if entry["bounds"] is None else tuple(entry["bounds"])
+    feature = Feature(**{**entry, "levels": levels, "quantiles": quantiles, "bounds": bounds})
+    name, number = feature.name, feature.kind != "categorical"
+    if not isinstance(name, str) or not isinstance(feature.weight, (int, float)):
+        raise ValueError("a column has no name, or its weight is no number")
+    column_dtype(feature.dtype)
+    if number and feature.storage.kind not in "iuf":
+        raise ValueError(f"column {name!r} holds numbers, which {feature.dtype!r} is no dtype for")
+    _check_categories(name, levels)
+    numbers = (*(levels if number else ()), *quantiles, *(bounds or ()))
+    if not all(isinstance(value, (int, float)) for value in numbers) or not np.isfinite(numbers).all():
+        raise ValueError(f"column {name!r} has levels, bounds or quantiles that are not finite numbers")
+    if list(quantiles) != sorted(quantiles):
+        raise ValueError(f"column {name!r} has quantiles that fall")
+    return feature
+
+
+def column_dtype(name: Any) -> Any:
+    """The pandas dtype of that name. Raises ValueError unless a training column may have it."""
+    try:
+        dtype = pd.api.types.pandas_dtype(name) if isinstance(name, str) else None
+    except (TypeError, ValueError):
+        dtype = None
+    storage: Any = getattr(dtype, "numpy_dtype", dtype)
+    plain = isinstance(storage, np.dtype) and storage.kind in "biufO"
+    if not plain and not isinstance(dtype, (pd.CategoricalDtype, pd.StringDtype)):
+        raise ValueError(f"{name!r} is no dtype of a training column")
+    return dtype
 
 
 def check_frame(frame: pd.DataFrame) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -82,11 +84,15 @@ class Search:
         tensors = itertools.chain(model.parameters(), model.buffers())
         self.device = next((tensor.device for tensor in tensors), torch.device("cpu"))
 
-    def __call__(self, factuals: pd.DataFrame) -> Counterfactuals:
+    def __call__(self, factuals: pd.DataFrame, progress: Callable[[int], Any] | None = None) -> Counterfactuals:
         size, n = self.options.batch_size, self.options.n
         alike = self.scorer.constraints.alike(factuals)
         batches = [at[start : start + size] for at in alike for start in range(0, max(len(at), 1), size)]
-        parts = [self._batch(factuals.iloc[at]) for at in batches]
+        parts = []
+        for at in batches:
+            parts.append(self._batch(factuals.iloc[at]))
+            if progress is not None:
+                progress(len(at))
         keys = pd.MultiIndex.from_product([factuals.index, range(n)], names=["factual", "rank"])
         place = (np.concatenate(batches)[:, None] * n + np.arange(n)).reshape(-1)  # of each row of the parts
         report = pd.concat([part for part, _ in parts]).set_axis(keys[place])

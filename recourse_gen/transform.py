@@ -11,7 +11,7 @@ import torch
 from pandas.api.types import pandas_dtype
 
 from recourse_gen.rows import Rows
-from recourse_gen.schema import Feature, Schema, check_frame, check_values, is_number
+from recourse_gen.schema import Feature, Schema, check_frame, check_values, column_dtype, is_number
 
 
 class TableTransform:
@@ -123,11 +123,15 @@ class TableTransform:
             if tuple(state["columns"]) != schema.names:
                 raise ValueError("the transform was fitted on other columns than the schema lists")
             transform = cls(schema)
+            if not set(state["categories"]) <= set(schema.names):
+                raise ValueError("the transform has categories of columns that the schema lacks")
             transform._categories = {
-                name: pd.CategoricalDtype(pd.Index(entry["categories"], dtype=entry["dtype"]), entry["ordered"])
+                name: pd.CategoricalDtype(
+                    pd.Index(entry["categories"], dtype=column_dtype(entry["dtype"])), bool(entry["ordered"])
+                )
                 for name, entry in state["categories"].items()
             }
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError, RecursionError, json.JSONDecodeError) as error:
             raise ValueError(f"not a transform: {error}") from error
         return transform
 

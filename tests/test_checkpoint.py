@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.pipeline import Pipeline
 
 from recourse_gen import Constraints, RecourseGenerator, checkpoint
+from tests.sealing import reseal
 
 Table = tuple[pd.DataFrame, np.ndarray]
 FEW: dict[str, Any] = {"candidates": 16, "max_candidates": 32, "cost_weight": 5.0}
@@ -124,7 +125,7 @@ def test_a_finished_folder_is_not_overwritten_unasked(
         fitted.save(copy)
     assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
     fitted.save(copy, overwrite=True, run={"who": "asked"})
-    assert checkpoint.read_config(copy)["run"] == {"who": "asked"}
+    assert checkpoint.read(copy).config["run"] == {"who": "asked"}
     RecourseGenerator.load(copy, classifier=classifier)
 
 
@@ -203,7 +204,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "other version": (
         "config.yaml",
         lambda path: edit_yaml(path, lambda c: c.update(version=99)),
-        "version 99.*reads version 1",
+        "version 99.*reads version 2",
     ),
     "no version": ("config.yaml", lambda path: path.write_text("- 1"), "version None"),
     "not yaml": ("config.yaml", lambda path: path.write_text("a: [1"), "not readable YAML"),
@@ -257,8 +258,13 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], Any], str]] = {
 
 @pytest.mark.parametrize("case", DAMAGE)
 def test_damage_is_refused_in_one_sentence(copy: Path, classifier: Pipeline, case: str) -> None:
+    """Also where metrics.json says that the damage is meant to be there."""
     name, damage, sentence = DAMAGE[case]
     damage(copy / name)
+    with pytest.raises(ValueError, match=f"(?s){sentence}|not the file that was saved"):
+        RecourseGenerator.load(copy, classifier=classifier)
+    if name != "metrics.json":
+        reseal(copy)
     with pytest.raises(ValueError, match=sentence) as refusal:
         RecourseGenerator.load(copy, classifier=classifier)
     assert "\n" not in str(refusal.value)

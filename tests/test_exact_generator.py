@@ -13,6 +13,7 @@ from sklearn.pipeline import Pipeline
 
 from recourse_gen import Constraints, RecourseGenerator
 from recourse_gen.selection import POLICIES
+from tests.sealing import reseal
 
 Table = tuple[pd.DataFrame, np.ndarray]
 RULES = Constraints(immutable=["owner"], monotone={"age": "increase"}, ranges={"income": (None, 70.0)})
@@ -89,5 +90,6 @@ def test_partners_that_do_not_fit_are_refused(
     state = load_file(path)
     DAMAGE[case](state)
     save_file(state, path)
+    reseal(path.parent)
     with pytest.raises(ValueError, match="belongs to another network"):
         RecourseGenerator.load(path.parent, classifier=classifier)
