@@ -30,6 +30,7 @@ from rich.console import Console
 
 from recourse_gen import Constraints, RecourseGenerator, Schema, checkpoint, data, evaluation, fidelity, training
 from recourse_gen.classifier import as_classifier, fit_classifier
+from recourse_gen.estimators import ForeignTypesError
 from recourse_gen.judge import GoldJudge
 from recourse_gen.options import check_names, check_number, check_whole, construct
 from recourse_gen.search import SearchOptions
@@ -158,7 +159,11 @@ def report(generator: RecourseGenerator, given: World, config: dict[str, Any], w
     evaluation.write_pictures(folder, result, points=points, name=name)
     context = {"data": config["data"]["name"], "backbone": name, "seed": config["seed"], "fidelity": distance}
     generator.summary |= evaluation.record(result, judge=judge, points=points, seconds=watch.seconds, context=context)
-    generator.save(folder, overwrite=True, run=config)
+    try:
+        generator.save(folder, overwrite=True, run=config, classifier=given.classifier)
+    except ForeignTypesError as error:
+        warnings.warn(str(error), stacklevel=2)
+        generator.save(folder, overwrite=True, run=config)
     console = Console(width=max(Console().width, 132))
     console.print(evaluation.table({name: result.ours, "nearest partner": result.nearest}))
     console.print(fidelity.table(distance))

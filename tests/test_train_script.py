@@ -68,7 +68,7 @@ def test_the_run_folder_is_complete(done: tuple[Path, subprocess.CompletedProces
     folder, _ = done
     assert {path.name for path in folder.iterdir()} == {
         *("config.yaml", "schema.json", "transform.json", "model.safetensors", "metrics.json", "auditor.skops"),
-        *("examples.csv", "tradeoff.png", "metrics.jsonl"),
+        *("examples.csv", "tradeoff.png", "metrics.jsonl", "classifier.skops"),
     }
     assert (folder / "tradeoff.png").read_bytes()[1:4] == b"PNG"
     people = pd.read_csv(folder / "examples.csv")
@@ -107,6 +107,7 @@ def test_the_run_folder_is_a_saved_generator(done: tuple[Path, subprocess.Comple
     found = generator.generate(person)
     assert found.report.loc[("Ada", 0), "status"] == "ok"
     assert found.to_frame().loc[("Ada", 0), "x2"] < 0.9
+    assert RecourseGenerator.load(done[0]).classifier.probability(person).shape == (1,), "its own classifier"
 
 
 def test_a_finished_run_is_not_overwritten_unasked(
