@@ -26,15 +26,25 @@ def names() -> list[str]:
     return sorted(_entries())
 
 
+def origin(name: str) -> str:
+    """Where the backbone `name` comes from: ``module:class (package version)``. Raises ValueError if there is none."""
+    entry = _entry(name)
+    package = f" ({entry.dist.name} {entry.dist.version})" if entry.dist is not None else ""
+    return entry.value + package
+
+
 def load(name: str) -> type[Backbone]:
     """The backbone class registered as `name`. Raises ValueError, listing what exists, if there is none."""
+    entry = _entry(name)
+    backbone = entry.load()
+    if not (isinstance(backbone, type) and issubclass(backbone, Backbone)):
+        raise ValueError(f"the entry point {name!r} ({entry.value}) is not a recourse_gen.backbone.Backbone class")
+    return backbone
+
+
+def _entry(name: str) -> EntryPoint:
     entries = _entries()
     if name not in entries:
         known = ", ".join(sorted(entries)) or "none; install the package, e.g. pip install -e ."
         raise ValueError(f"unknown backbone {name!r}; registered are: {known}")
-    backbone = entries[name].load()
-    if not (isinstance(backbone, type) and issubclass(backbone, Backbone)):
-        raise ValueError(
-            f"the entry point {name!r} ({entries[name].value}) is not a recourse_gen.backbone.Backbone class"
-        )
-    return backbone
+    return entries[name]

@@ -1,5 +1,6 @@
 """What an installed wheel must do, run as a script outside the checkout: `python smoke_wheel.py`."""
 
+import subprocess
 import sysconfig
 import tempfile
 from pathlib import Path
@@ -65,7 +66,15 @@ def check_recourse() -> None:
         pd.testing.assert_frame_equal(again.generate(denied, n=2, candidates=20, audit=False).to_frame(), answers)
 
 
+def check_command() -> None:
+    """The command is there, and finds the generators too."""
+    command = Path(sysconfig.get_path("scripts")) / "recourse-gen"
+    for argument, told in (("--version", recourse_gen.__version__), ("backbones", "backbones.ar:Autoregressive")):
+        assert told in subprocess.run([command, argument], check=True, capture_output=True, text=True).stdout
+
+
 if __name__ == "__main__":
     check_installed()
+    check_command()
     check_recourse()
     print(f"recourse-gen {recourse_gen.__version__}: installed, found {registry.names()}, recourse works")

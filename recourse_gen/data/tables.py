@@ -50,11 +50,23 @@ def read_labelled(
     return frame, (labels == favourable[0]).to_numpy(np.int64)
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """A .csv, .csv.gz or .parquet file with at least two rows and distinct, non-empty column names."""
-    suffix = next((s for s in (".csv", ".csv.gz", ".parquet") if path.name.lower().endswith(s)), None)
+SUFFIXES = (".csv", ".csv.gz", ".parquet")
+
+
+def kind_of(path: Path) -> str:
+    """Which of `SUFFIXES` a file has. Raises ValueError if it is none of them."""
+    suffix = next((s for s in SUFFIXES if path.name.lower().endswith(s)), None)
     if suffix is None:
         raise ValueError(f"{path} is neither .csv, .csv.gz nor .parquet")
+    return suffix
+
+
+def read_table(path: Path, *, least: int = 2, text: Collection[str] = ()) -> pd.DataFrame:
+    """A .csv, .csv.gz or .parquet file with at least `least` rows and distinct, non-empty column names.
+
+    text: columns that CSV files hold as text, whatever it looks like: 007 stays 007, and NA is a word.
+    """
+    suffix = kind_of(path)
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
     try:
@@ -65,7 +77,8 @@ def read_table(path: Path) -> pd.DataFrame:
             # Read as data, the header keeps a second "a" (else renamed to "a.1" without a word), and a first row with
             # more fields is an error (else its leading fields would become an index)
             header = pd.read_csv(path, header=None, nrows=2, dtype=str, keep_default_na=False).iloc[0].tolist()
-            frame = pd.read_csv(path, low_memory=False)
+            words: dict[Any, Any] = dict.fromkeys(text, str)
+            frame = pd.read_csv(path, low_memory=False, converters=words)
     except pd.errors.EmptyDataError:
         raise ValueError(f"{path} is empty") from None
     except (ValueError, OSError, EOFError) as error:
@@ -77,8 +90,8 @@ def read_table(path: Path) -> pd.DataFrame:
         raise ValueError(
             f"column {header.index('') + 1} of {path} has no name; name it, or remove a column of row numbers"
         )
-    if len(frame) < 2:
-        raise ValueError(f"{path} holds too few rows ({len(frame)}); at least two are needed")
+    if len(frame) < least:
+        raise ValueError(f"{path} holds too few rows ({len(frame)}); the least is {least}")
     return frame
 
 

@@ -1,0 +1,231 @@
+"""The command line: answers as files, one sentence for what is wrong, nothing half-written."""
+
+import json
+import shutil
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import skops.io
+
+import recourse_gen
+from recourse_gen import Constraints, RecourseGenerator, cli, registry
+from recourse_gen.classifier import fit_classifier
+from recourse_gen.schema import Schema
+from tests.conftest import KINDS
+from tests.sealing import reseal
+from tests.stubs import fit
+
+Table = tuple[pd.DataFrame, np.ndarray]
+FEW = ("--candidates", "16")
+
+
+@pytest.fixture(scope="module")
+def run(table: Table, schema: Schema, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with its classifier."""
+    classifier = fit_classifier("logistic", *table, schema=schema, seed=0)
+    rules = Constraints(immutable=["age"])
+    return fit(table, classifier, schema={"kinds": KINDS}, rules=rules).save(
+        tmp_path_factory.mktemp("runs") / "run", classifier=classifier
+    )
+
+
+@pytest.fixture
+def here(tmp_path: Path, table: Table, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that commands are given in, with a table of 40 people."""
+    people = table[0].head(40).reset_index(drop=True)
+    people.to_csv(tmp_path / "people.csv", index=False)
+    people.assign(name=[f"p{i}" for i in range(40)], label=1).to_csv(tmp_path / "named.csv", index=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def command(*arguments: Any) -> int:
+    return cli.main([str(argument) for argument in arguments])
+
+
+def test_answers_are_those_of_the_library(run: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = command(
+        "generate", run, "--input", "people.csv", "--output", "found.csv", "--report", "r.csv", "--n", 2, *FEW
+    )
+    assert done == 0
+    generator = RecourseGenerator.load(run)
+    due = generator.generate(generator.transform.check(pd.read_csv("people.csv")), n=2, candidates=16)
+    found = pd.read_csv("found.csv").set_index(["factual", "rank"])
+    pd.testing.assert_frame_equal(generator.transform.check(found), due.to_frame())
+    report = pd.read_csv("r.csv")
+    assert report["status"].tolist() == due.report["status"].tolist()
+    answered = due.report["status"].eq("ok").groupby(level=0).any().sum()
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith(f"{answered} of 40 people have an answer (")
+    assert told.err.count("\n") == 1, "no progress where nobody watches"
+
+
+def test_parquet_keeps_types_and_people_keep_their_names(run: Path, here: Path, table: Table) -> None:
+    named = ("--input", "named.csv", "--id", "name", "--ignore", "label")
+    assert command("generate", run, *named, "--output", "found.parquet", *FEW) == 0
+    assert command("generate", run, *named, "--output", "found.csv", *FEW) == 0
+    found = pd.read_parquet("found.parquet")
+    assert set(found["factual"]) <= {f"p{i}" for i in range(40)}
+    answers = found.drop(columns=["factual", "rank"])
+    assert answers.columns.tolist() == table[0].columns.tolist()
+    assert answers.drop(columns=["job", "region"]).dtypes.equals(table[0].drop(columns=["job", "region"]).dtypes)
+    assert pd.read_csv("found.csv")["factual"].tolist() == found["factual"].tolist()
+
+
+def test_a_classifier_comes_from_a_file_or_from_ones_own_code(run: Path, here: Path) -> None:
+    shutil.copy(run / "classifier.skops", "model.skops")
+    (here / "own_rules.py").write_text(
+        "import skops.io\n\nclass Bank:\n    model = skops.io.load('model.skops')\n\n"
+        "def everybody(frame):\n    return [0.9] * len(frame)\n"
+    )
+    for given in (run / "classifier.skops", "own_rules:Bank.model"):
+        assert command("generate", run, "--input", "people.csv", "--output", "a.csv", *FEW, "--classifier", given) == 0
+        assert command("generate", run, "--input", "people.csv", "--output", "b.csv", *FEW) == 0
+        assert Path("a.csv").read_text() == Path("b.csv").read_text()
+    own = ("--classifier", "own_rules:everybody")
+    assert command("generate", run, "--input", "people.csv", "--output", "c.csv", *own) == 0, "nobody needs an answer"
+    assert len(pd.read_csv("c.csv")) == 0
+
+
+def test_constraints_of_a_file_replace_those_of_the_run(run: Path, here: Path) -> None:
+    Path("rules.yaml").write_text("monotone: {late: decrease}\nranges: {income: [null, 70]}\n")
+    asked = ("--input", "people.csv", "--output", "found.csv", "--constraints", "rules.yaml")
+    assert command("generate", run, *asked, *FEW) == 0
+    found = pd.read_csv("found.csv")
+    before = pd.read_csv("people.csv").loc[found["factual"]].reset_index(drop=True)
+    assert (found["late"] <= before["late"]).all() and (found["income"] <= 70).all()
+    assert (found["age"] != before["age"]).any(), "the run's own constraint no longer holds"
+
+
+class Stranger:
+    pass
+
+
+WRONG: dict[str, tuple[list[str], str]] = {
+    "no run": (["generate", "nowhere"], "nowhere is not a saved generator"),
+    "no input": (["--input", "nobody.csv"], "there is no file nobody.csv"),
+    "kind of output": (["--output", "found.txt"], "found.txt is neither .csv"),
+    "folder of output": (["--output", "no/found.csv"], "there is no folder no"),
+    "input as output": (["--output", "people.csv"], "would be overwritten"),
+    "one output for two": (["--report", "found.csv"], "are both found.csv"),
+    "column too many": (["--input", "named.csv"], "column 'name' is not known"),
+    "unknown name": (["--id", "passport"], "has no column 'passport'"),
+    "repeated name": (["--id", "job"], "nobody twice"),
+    "unknown constraint": (["--constraints", "odd.yaml"], "unknown option constraints.frozen; known are: immutable"),
+    "constraint of another table": (["--constraints", "other.yaml"], "'height'"),
+    "constraints that make objects": (["--constraints", "evil.yaml"], "not readable YAML"),
+    "no such module": (["--classifier", "nowhere:model"], "No module named 'nowhere'"),
+    "neither file nor module": (["--classifier", "model.pkl"], "is a .skops file or module:attribute"),
+    "types nobody trusts": (["--classifier", "odd.skops"], "not trusted, and is refused"),
+    "value": (["--confidence", "2"], "confidence must be a number in [0.5, 1)"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_is_one_sentence(run: Path, here: Path, capsys: pytest.CaptureFixture[str], case: str) -> None:
+    Path("odd.yaml").write_text("frozen: [age]")
+    Path("other.yaml").write_text("immutable: [height]")
+    Path("evil.yaml").write_text("!!python/object/apply:os.getcwd []")
+    skops.io.dump(Stranger(), "odd.skops")
+    before = sorted(here.iterdir())
+    given, sentence = WRONG[case]
+    given = [*(["generate", str(run)] if given[0] != "generate" else []), *given]
+    given += [] if "--input" in given else ["--input", "people.csv"]
+    given += [] if "--output" in given else ["--output", "found.csv"]
+    assert command(*given) == 1
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("error: ") and told.err.count("\n") == 1
+    assert sentence in told.err
+    assert [path for path in sorted(here.iterdir()) if path.name != "__pycache__"] == before
+
+
+@pytest.mark.parametrize("given", [[], ["dance"], ["generate"], ["generate", "run", "--sel", "x"], ["describe"]])
+def test_a_wrong_command_line_is_told_how_to_be_right(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(*given) == 2
+    assert "usage: recourse-gen" in capsys.readouterr().err
+
+
+def test_an_interruption_leaves_the_old_file(
+    run: Path, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("found.csv").write_text("before")
+
+    def half(_frame: pd.DataFrame, path: Path, **_: Any) -> None:
+        Path(path).write_text("half of i")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", half)
+    before = sorted(here.iterdir())
+    assert command("generate", run, "--input", "people.csv", "--output", "found.csv", *FEW) == 130
+    assert capsys.readouterr().err == "interrupted; nothing was written\n"
+    assert Path("found.csv").read_text() == "before"
+    assert sorted(here.iterdir()) == before
+
+
+def test_quiet_says_nothing(run: Path, here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert command("generate", run, "--quiet", "--input", "people.csv", "--output", "found.csv", *FEW) == 0
+    assert capfd.readouterr() == ("", "")
+
+
+def test_progress_counts_people(run: Path, table: Table) -> None:
+    done: list[int] = []
+    RecourseGenerator.load(run).generate(table[0].head(25), candidates=4, batch_size=10, progress=done.append)
+    assert done == [10, 10, 5]
+
+
+def test_describe_says_what_a_folder_holds(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("describe", run) == 0
+    told = capsys.readouterr().out
+    for part in ("exact: no options", "income: continuous (float64)", "job: categorical, full, none, part"):
+        assert part in told
+    assert "immutable=['age']" in told
+    assert "auditor.skops holds" in told and "model.safetensors holds the partners" in told
+    assert all(path.name in told for path in run.iterdir())
+
+
+def test_names_are_no_commands_to_the_terminal(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    for name in ("config.yaml", "metrics.json"):
+        (copy / name).write_text((copy / name).read_text().replace("exact", '"\\x1b[31mred"', 1))
+    reseal(copy)
+    assert command("describe", copy) in (0, 1)
+    told = capsys.readouterr()
+    assert "red" in told.out + told.err
+    assert "\x1b" not in told.out + told.err
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("--version") == 0
+    assert capsys.readouterr().out == f"recourse-gen {recourse_gen.__version__}\n"
+
+
+def test_backbones_are_listed_even_beside_a_broken_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entries = {**registry._entries(), "broken": EntryPoint("broken", "no_such_module:Nothing", registry.GROUP)}
+    monkeypatch.setattr(registry, "_entries", lambda: entries)
+    assert command("backbones") == 0
+    told = capsys.readouterr().out
+    for name in registry.names():
+        assert f"{name}: {entries[name].value}" in told
+    assert "Draws from Q" in told and "source='factual'" in told
+    assert "cannot be imported: ModuleNotFoundError" in told
+
+
+def test_the_installed_script_runs(run: Path, here: Path) -> None:
+    script = Path(sys.executable).with_name("recourse-gen")
+    assert script.exists(), "install the package again: pip install -e ."
+    command = [script, "generate", run, "--input", "people.csv", "--output", "found.parquet", *FEW]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=here)
+    assert done.returncode == 0, done.stderr
+    assert "people have an answer" in done.stderr and "Traceback" not in done.stderr
+    assert len(pd.read_parquet("found.parquet")) > 0
+    assert json.loads((run / "metrics.json").read_text())["files"].keys() >= {"classifier.skops"}
