@@ -19,17 +19,16 @@ import pandas as pd
 import yaml
 from tqdm import tqdm
 
-from recourse_gen import __version__, checkpoint, estimators, files, registry
+from recourse_gen import __version__, card, checkpoint, estimators, files, metrics, registry
 from recourse_gen.constraints import Constraints
 from recourse_gen.counterfactuals import STATUSES, Counterfactuals
 from recourse_gen.data import tables
 from recourse_gen.options import construct
 from recourse_gen.recourse import RecourseGenerator
-from recourse_gen.schema import Feature, Schema
+from recourse_gen.schema import Schema
 from recourse_gen.selection import POLICIES
 
 KEYS = ("factual", "rank")  # the first columns of an answer: who it is for, and which of theirs it is
-_MEASURES = ("validity", "validity_judge", "plausibility", "cost", "score", "lead", "n_changed", "found")
 _OPTIONS = ("n", "candidates", "max_candidates", "select", "confidence", "cost_weight", "temperature", "seed")
 
 
@@ -92,6 +91,18 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--no-audit", dest="audit", action="store_false", help="do not ask the auditor")
     one.add_argument("--no-sparsify", dest="sparsify", action="store_false", help="do not put changes back")
 
+    one = command(evaluate, "measure the answers in a table, whoever gave them")
+    _add_run(one)
+    _add_people(one)
+    one.add_argument(
+        "--answers", type=Path, required=True, metavar="FILE", help="with a column 'factual', or row by row"
+    )
+    one.add_argument(
+        "--reference", type=Path, metavar="FILE", help="rows that count as plausible: some that were approved"
+    )
+    one.add_argument("--constraints", type=Path, metavar="FILE", help="YAML, in place of those of the training")
+    one.add_argument("--output", type=Path, metavar="FILE", help="the measures of each answer")
+
     command(backbones, "list the generators that are installed")
     one = command(describe, "say what a run folder holds")
     one.add_argument("run", type=Path, metavar="RUN", help="folder that train.py or RecourseGenerator.save wrote")
@@ -137,6 +148,33 @@ def generate(given: argparse.Namespace) -> None:
         _say(f"{_summary(found)}; {given.output}, {time.perf_counter() - started:.1f} s", sys.stderr)
 
 
+def evaluate(given: argparse.Namespace) -> None:
+    """Means on stdout, and the measures of each answer as a table."""
+    if given.output is not None:
+        _check_output(given.output, given.input, given.answers)
+    generator = RecourseGenerator.load(given.run, classifier=_classifier(given.classifier))
+    schema = generator.schema
+    people = generator.transform.check(_people(given, schema))
+    denied = people[generator.classifier.probability(people) <= 0.5]
+    if denied.empty:
+        raise ValueError(f"the classifier favours everybody in {given.input}, so there is nobody to answer")
+    answers = _answers(given.answers, people, schema)
+    measured = metrics.evaluate(
+        denied,
+        answers[~answers.index.get_level_values(0).isin(people.index.difference(denied.index))],
+        classifier=generator.classifier,
+        reference=None if given.reference is None else _table(given.reference, schema),
+        constraints=generator.constraints if given.constraints is None else _constraints(given.constraints),
+        schema=schema,
+    )
+    if not given.quiet and len(denied) < len(people):
+        _say(f"{len(people) - len(denied)} of {len(people)} people are left out: they are favoured already", sys.stderr)
+    for name, value in measured.summary.items():
+        _say(f"{name:<13} {value:.6g}")
+    if given.output is not None:
+        _write(measured.rows, given.output)
+
+
 def backbones(given: argparse.Namespace) -> None:
     """Names, where they come from, the first line of what they say of themselves, and their options."""
     for name in registry.names():
@@ -152,54 +190,9 @@ def backbones(given: argparse.Namespace) -> None:
 
 
 def describe(given: argparse.Namespace) -> None:
-    """A run folder in words. Nothing of it is trusted, and no classifier is asked."""
-    saved = checkpoint.read(given.run)
-    config, summary = saved.config, saved.summary
-    lines: list[tuple[str, Any]] = [
-        ("run", f"{saved.folder} (format {config['version']})"),
-        ("backbone", f"{config['backbone']}: {_listed(config['backbone_options']) or 'no options'}"),
-        ("seed", config["seed"]),
-        ("favourable class", 1 if config.get("target_class") is None else config["target_class"]),
-        ("columns", len(saved.schema.features)),
-        *(("", _column(feature)) for feature in saved.schema.features),
-        ("constraints", _listed(config["constraints"]) or "none"),
-        ("training", f"{summary.get('training_factuals')} factuals, {summary.get('partners')} partners"),
-        ("", _listed(summary.get("training", {}))),
-        ("measured", _listed({name: summary[name] for name in _MEASURES if name in summary}) or "nothing"),
-        ("training rows", f"{checkpoint.AUDITOR} holds {saved.auditor().training_rows}, which its models favour"),
-    ]
-    if _keeps_partners(config["backbone"]):
-        lines.append(("", f"{checkpoint.WEIGHTS} holds the partners"))
-    lines.append(("classifier", "saved" if checkpoint.CLASSIFIER in saved.contents else "not saved, has to be given"))
-    lines += [
-        ("files" if not i else "", f"{path.name}, {path.lstat().st_size / 1000:,.1f} kB")
-        for i, path in enumerate(sorted(saved.folder.iterdir()))
-    ]
-    for name, value in lines:
-        _say(f"{name:<17} {value}" if name else f"{'':<19}{value}")
-
-
-def _keeps_partners(backbone: str) -> bool:
-    try:
-        return bool(registry.load(backbone).observed)
-    except ValueError:
-        return False  # of a plug-in that is not installed here, nobody knows
-
-
-def _column(feature: Feature) -> str:
-    price = "" if feature.weight == 1 else f", cost weight {feature.weight:g}"
-    if feature.kind == "categorical":
-        few = [str(level) for level in feature.levels[:8]]
-        return f"{feature.name}: categorical, {', '.join(few)}{', ...' if len(feature.levels) > 8 else ''}{price}"
-    assert feature.bounds is not None
-    low, high = feature.bounds
-    levels = f", {len(feature.levels)} levels" if feature.is_token else ""
-    return f"{feature.name}: {feature.kind} ({feature.dtype}){levels}, {low:g} to {high:g}{price}"
-
-
-def _listed(options: Any) -> str:
-    shown = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in dict(options).items()}
-    return ", ".join(f"{name}={value}" for name, value in shown.items())
+    """A run folder in words."""
+    for line in card.lines(given.run):
+        _say(line)
 
 
 def _classifier(given: str | None) -> Any:
@@ -224,8 +217,7 @@ def _classifier(given: str | None) -> Any:
 
 def _people(given: argparse.Namespace, schema: Schema) -> pd.DataFrame:
     """The people of ``--input``, under their names."""
-    words = [f.name for f in schema.features if f.kind == "categorical" and all(isinstance(v, str) for v in f.levels)]
-    frame = tables.read_table(given.input, least=1, text=words)
+    frame = _table(given.input, schema)
     for name in [*given.ignore, *([given.id] if given.id else [])]:
         if name not in frame.columns:
             raise ValueError(f"{given.input} has no column {name!r}; its columns are {tables.quoted(frame.columns)}")
@@ -236,6 +228,24 @@ def _people(given: argparse.Namespace, schema: Schema) -> pd.DataFrame:
     if names.isna().any() or names.duplicated().any():
         raise ValueError(f"column {given.id!r} of {given.input} must name everybody, and nobody twice")
     return frame.set_axis(pd.Index(names))
+
+
+def _answers(path: Path, people: pd.DataFrame, schema: Schema) -> pd.DataFrame:
+    """Under (factual, rank) where the file has such columns; else row by row, as many as there are people."""
+    frame = _table(path, schema)
+    text = frame.select_dtypes(["object", "string"])
+    frame[text.columns] = text.mask(text == "")  # a cell without text is one without an answer
+    keys = [name for name in KEYS if name in frame.columns]
+    if "factual" in keys:
+        return frame.set_index(keys)
+    if len(frame) != len(people):
+        raise ValueError(f"{path} has no column 'factual', and {len(frame)} rows for {len(people)} people")
+    return frame.set_axis(people.index)
+
+
+def _table(path: Path, schema: Schema) -> pd.DataFrame:
+    words = [f.name for f in schema.features if f.kind == "categorical" and all(isinstance(v, str) for v in f.levels)]
+    return tables.read_table(path, least=1, text=words)
 
 
 def _constraints(path: Path) -> Constraints:
@@ -263,13 +273,13 @@ def _summary(found: Counterfactuals) -> str:
     return f"{counts.get('ok', 0)} of {len(best)} people have an answer" + (f" ({', '.join(others)})" if others else "")
 
 
-def _check_output(path: Path, source: Path) -> None:
+def _check_output(path: Path, *sources: Path) -> None:
     """Raise ValueError before anything is computed that could not be written."""
     tables.kind_of(path)
     if not path.parent.is_dir():
         raise ValueError(f"there is no folder {path.parent} for {path.name}")
-    if path.resolve() == source.resolve():
-        raise ValueError(f"{path} is the input, and would be overwritten")
+    if path.resolve() in [source.resolve() for source in sources]:
+        raise ValueError(f"{path} is an input, and would be overwritten")
 
 
 def _write(frame: pd.DataFrame, path: Path) -> None:

@@ -104,6 +104,38 @@ def test_constraints_of_a_file_replace_those_of_the_run(run: Path, here: Path) -
     assert (found["age"] != before["age"]).any(), "the run's own constraint no longer holds"
 
 
+def test_answers_are_measured_whoever_gave_them(run: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    named = ("--id", "name", "--ignore", "label")
+    assert command("generate", run, "--input", "named.csv", *named, "--output", "found.csv", "--n", 2, *FEW) == 0
+    capsys.readouterr()
+    asked = ("evaluate", run, "--input", "named.csv", *named, "--reference", "people.csv")
+    assert command(*asked, "--answers", "found.csv", "--output", "rows.csv") == 0
+    told = capsys.readouterr()
+    measured = {name: float(value) for name, value in (line.split() for line in told.out.splitlines())}
+    found, rows = pd.read_csv("found.csv"), pd.read_csv("rows.csv")
+    assert measured["n_answers"] == len(found)
+    answered = found["factual"].nunique() / measured["n_factuals"]
+    assert measured["validity"] == measured["found"] == pytest.approx(answered, abs=1e-5)
+    assert measured["violation"] == 0
+    assert measured["cost"] > 0 and measured["score"] > 0
+    assert rows["found"].sum() == len(found)
+    assert "people are left out: they are favoured already" in told.err
+    # Row by row, as others hand their answers over, with nothing for some of the people: here, everybody's own row.
+    pd.read_csv("people.csv").iloc[1::2].reindex(range(40)).to_csv("same.csv", index=False)
+    assert command(*asked, "--answers", "same.csv", "--quiet") == 0
+    measured = {name: float(value) for name, value in (line.split() for line in capsys.readouterr().out.splitlines())}
+    assert measured["validity"] == measured["cost"] == measured["n_changed"] == 0
+    assert 0.3 < measured["found"] < 0.7
+
+
+def test_answers_that_belong_to_nobody_are_refused(run: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pd.read_csv("people.csv").head(3).to_csv("few.csv", index=False)
+    pd.read_csv("people.csv").assign(factual="nobody").to_csv("strange.csv", index=False)
+    for answers, sentence in (("few.csv", "3 rows for 40 people"), ("strange.csv", "'nobody'")):
+        assert command("evaluate", run, "--input", "people.csv", "--answers", answers) == 1
+        assert sentence in capsys.readouterr().err
+
+
 class Stranger:
     pass
 
@@ -113,7 +145,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "no input": (["--input", "nobody.csv"], "there is no file nobody.csv"),
     "kind of output": (["--output", "found.txt"], "found.txt is neither .csv"),
     "folder of output": (["--output", "no/found.csv"], "there is no folder no"),
-    "input as output": (["--output", "people.csv"], "would be overwritten"),
+    "input as output": (["--output", "people.csv"], "is an input, and would be overwritten"),
     "one output for two": (["--report", "found.csv"], "are both found.csv"),
     "column too many": (["--input", "named.csv"], "column 'name' is not known"),
     "unknown name": (["--id", "passport"], "has no column 'passport'"),

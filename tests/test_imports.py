@@ -16,7 +16,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("train", "recourse_gen.cli"),
     ("recourse_gen",),
     ("recourse_gen.evaluation",),
-    ("recourse_gen.fidelity", "recourse_gen.judge", "recourse_gen.robustness"),
+    ("recourse_gen.fidelity", "recourse_gen.judge", "recourse_gen.robustness", "recourse_gen.card"),
     ("recourse_gen.recourse", "recourse_gen.testing"),
     ("recourse_gen.search",),
     ("recourse_gen.counterfactuals", "recourse_gen.scoring", "recourse_gen.sparsify"),
