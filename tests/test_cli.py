@@ -1,5 +1,6 @@
 """The command line: answers as files, one sentence for what is wrong, nothing half-written."""
 
+import io
 import json
 import shutil
 import subprocess
@@ -205,6 +206,17 @@ def test_an_interruption_leaves_the_old_file(
 def test_quiet_says_nothing(run: Path, here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert command("generate", run, "--quiet", "--input", "people.csv", "--output", "found.csv", *FEW) == 0
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_terminal_sees_progress(run: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    assert command("generate", run, "--input", "people.csv", "--output", "found.csv", *FEW) == 0
+    assert "0/40" in screen.getvalue() and "people/s" in screen.getvalue()
 
 
 def test_progress_counts_people(run: Path, table: Table) -> None:
