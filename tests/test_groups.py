@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from recourse_gen import Schema
 from recourse_gen.counterfactuals import REPORT, Counterfactuals
 
 PEOPLE = pd.DataFrame({"x": range(6)}, index=list("abcdef"))
@@ -26,7 +27,7 @@ def found():
     report["probability"] = np.where(ok, 0.8, 0.1)  # a failure shows the factual's own
     report.loc[ok, "cost"] = [1.0, 9.0, 2.0, 4.0]
     report.loc[ok, "n_changed"] = [1, 9, 2, 6]
-    return Counterfactuals(PEOPLE, report, pd.DataFrame({"x": range(4)}, index=keys[ok]))
+    return Counterfactuals(PEOPLE, report, Schema.infer(PEOPLE), pd.DataFrame({"x": range(4)}, index=keys[ok]))
 
 
 def test_groups_count_people_denied_and_found_and_average_best_answers(found):
