@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from recourse_gen.pairs import PairSupervision
 
 ENCODERS = ("mlp", "transformer")
-_BLOCK = 8192
+_BLOCK = 2048
 
 
 class AutoregressiveBackbone(Backbone):

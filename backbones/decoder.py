@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
-from backbones.layers import Block
+from backbones.layers import Attention, Block
 
 
 class CausalTransformer(nn.Module):
@@ -51,27 +52,39 @@ class CachedBlock:
     """One block's causal pass over the columns of R drafts, one column at a time, without gradients.
 
     memory: encoded factuals ``(B, M, W)`` for a block with cross-attention; drafts are R / B per factual, in order.
+
+    One query per draft and few keys: kernels of attention have little to do then, and are slow at it. Written out as
+    products and sums with the drafts innermost, all of it runs over long rows of numbers.
     """
 
     def __init__(self, block: Block, columns: int, rows: int, memory: Tensor) -> None:
-        attention = block.self_attention
-        self.block, self.heads = block, attention.heads
-        self.weight = torch.cat([attention.query.weight, attention.memory.weight]).T.contiguous()
-        self.keys, self.values = memory.new_empty(
-            2, rows, self.heads, columns, attention.query.out_features // self.heads
-        )
-        self.memory = None if block.cross_attention is None else block.cross_attention.keys_values(memory)
+        attention, cross = block.self_attention, block.cross_attention
+        self.block, heads = block, attention.heads
+        self.weight = torch.cat([attention.query.weight * attention.scale, attention.memory.weight])
+        width = self.weight.shape[1]
+        # Query, keys and values ``(D, 3, heads, W / heads, R)``.
+        self.held = memory.new_empty(columns, 3, heads, width // heads, rows)
+        if cross is not None:
+            self.query = (cross.query.weight * cross.scale).contiguous()
+            # ``(M, heads, W / heads, R)``: the drafts of one factual look at the same memory.
+            self.keys, self.values = (
+                rearrange(part, "b h m w -> m h w b").repeat_interleave(rows // len(memory), 3)
+                for part in cross.keys_values(memory)
+            )
 
     def step(self, x: Tensor, column: int) -> Tensor:
         """``(R, W)`` → ``(R, W)`` for the next column; columns are visited in order from 0."""
-        block = self.block
-        made = torch.mm(block.self_norm(x), self.weight).unflatten(1, (3, self.heads, -1))
-        query, self.keys[:, :, column], self.values[:, :, column] = made.unbind(1)
-        keys, values = self.keys[:, :, : column + 1].flatten(0, 1), self.values[:, :, : column + 1].flatten(0, 1)
-        # One query per draft and few keys: fused kernels of attention would do less in more time.
-        share = torch.bmm(query.flatten(0, 1)[:, None] * query.shape[-1] ** -0.5, keys.transpose(1, 2)).softmax(2)
-        x = x + block.self_attention.out(torch.bmm(share, values).view_as(x))
-        if self.memory is None:
-            return block.rest(x, None)
-        # The drafts of one factual look at the same memory: they are its queries.
-        return block.rest(x.view(self.memory[0].shape[0], -1, x.shape[1]), self.memory).view_as(x)
+        block, now = self.block, self.held[column]
+        torch.mm(self.weight, block.self_norm(x).T, out=now.flatten(0, 2))
+        _, keys, values = self.held[: column + 1].unbind(1)
+        x = self._attended(x, now[0], keys, values, block.self_attention)
+        if block.cross_attention is not None and block.cross_norm is not None:
+            query = torch.mm(self.query, block.cross_norm(x).T).view_as(now[0])
+            x = self._attended(x, query, self.keys, self.values, block.cross_attention)
+        return block.feed_forward(x)
+
+    @staticmethod
+    def _attended(x: Tensor, query: Tensor, keys: Tensor, values: Tensor, attention: Attention) -> Tensor:
+        share = (keys * query).sum(2).softmax(0)
+        mixed = (share[:, :, None] * values).sum(0).flatten(0, 1)
+        return torch.addmm(x, mixed.T, attention.out.weight.T)

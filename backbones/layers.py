@@ -24,7 +24,7 @@ class Attention(nn.Module):
         super().__init__()
         if width % heads:
             raise ValueError(f"width must be a multiple of heads, however: width={width}, heads={heads}")
-        self.heads = heads
+        self.heads, self.scale = heads, (width // heads) ** -0.5
         self.query = nn.Linear(width, width, bias=False)
         self.memory = nn.Linear(width, 2 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
@@ -70,16 +70,9 @@ class Block(nn.Module):
     def forward(self, x: Tensor, *, causal: bool = False, memory: Tensor | None = None) -> Tensor:
         normed = self.self_norm(x)
         x = x + self.self_attention(normed, self.self_attention.keys_values(normed), causal)
-        if self.cross_attention is None:
-            return self.rest(x, None)
-        assert memory is not None
-        return self.rest(x, self.cross_attention.keys_values(memory))
-
-    def rest(self, x: Tensor, memory: Cache | None) -> Tensor:
-        """What follows self-attention: attention to the keys and values of a memory, and the feed-forward part."""
         if self.cross_attention is not None and self.cross_norm is not None:
             assert memory is not None
-            x = x + self.cross_attention(self.cross_norm(x), memory)
+            x = x + self.cross_attention(self.cross_norm(x), self.cross_attention.keys_values(memory))
         return self.feed_forward(x)
 
 
