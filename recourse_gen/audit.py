@@ -166,6 +166,13 @@ class Auditor:
         if not (two and fits and panel.critic.rows.shape[1] == columns):
             raise ValueError(f"{FILE} holds models or rows of other columns than the schema has")
         panel.models[1].n_jobs = None  # as after fitting; a file could ask for any number of threads
+        try:
+            asked = panel.critic.rows[:1]
+            answer = np.concatenate([panel.consensus(asked), panel.plausibility(asked)])
+        except Exception as error:  # of many types, where parts of a model do not fit together
+            raise ValueError(f"{FILE} holds models that cannot answer: {type(error).__name__}: {error}") from error
+        if answer.shape != (2,) or not np.isfinite(answer).all():
+            raise ValueError(f"{FILE} holds models that cannot answer")
         auditor._panel, auditor._agreement = panel, agreement
         return auditor
 

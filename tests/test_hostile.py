@@ -133,6 +133,11 @@ def outside(path: Path) -> None:
     path.symlink_to(elsewhere)
 
 
+def other_classes(tree: dict[str, Any]) -> None:
+    forest = tree["content"]["models"]["content"][1]
+    forest["content"]["content"]["n_classes_"]["content"] = "1000000000"
+
+
 ALIASES = "a: &a [x,x]\n" + "\n".join(
     f"{b}: &{b} [*{a},*{a}]" for a, b in zip("abcdefghijkl", "bcdefghijklm", strict=True)
 )
@@ -199,6 +204,10 @@ HARM: dict[str, tuple[Damage, str]] = {
     "an archive of names": (
         lambda folder: alter(folder / "auditor.skops", edit_schema(lambda state: state.update(doubled(60)))),
         "not an auditor file",
+    ),
+    "an auditor that cannot answer": (
+        lambda folder: alter(folder / "auditor.skops", edit_schema(other_classes)),
+        "models that cannot answer",
     ),
     "a link out of the folder": (in_place_of("config.yaml", outside), "a link out of its folder"),
     "a link to a device": (in_place_of("config.yaml", lambda path: path.symlink_to("/dev/zero")), "a link out of its"),
