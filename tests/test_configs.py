@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
 DATA_SETS = {"heloc", "compas", "adult", "german", "csv", "moons", "circles", "corr"}
 # Given once per run, at the top of the configuration, instead of in the node `generate`; the evaluation asks for one.
-PER_RUN = {"constraints", "seed", "n"}
+PER_RUN = {"constraints", "seed", "n", "progress"}
 
 
 def stems(group: str) -> list[str]:
