@@ -7,18 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 
 from recourse_gen import estimators, files
 from recourse_gen.classifier import check_target
 from recourse_gen.cost import RecourseCost
 from recourse_gen.outliers import OutlierFactor
-from recourse_gen.panel import Agreement, Curve, Panel
+from recourse_gen.panel import FAMILIES, Agreement, Curve, Panel
 from recourse_gen.rows import Rows
 from recourse_gen.schema import Schema
 
 FILE = "auditor.skops"
-VERSION = 3
+VERSION = 4
 
 
 class Auditor:
@@ -34,8 +33,8 @@ class Auditor:
     plausibility_threshold: least plausibility that `accepts` asks for. 0 is the critic's own border of an inlier; the
         default leaves a margin, because a critic that saw other rows draws that border elsewhere.
     n_neighbors: neighbours of the critic; capped to what few rows allow.
-    n_estimators: trees of the forest and rounds of the boosting.
-    n_jobs: processor cores for the forest; None means one. The answers do not depend on it.
+    n_estimators: trees of each forest, and twice the rounds of the boosting.
+    n_jobs: processor cores for the forests; None means one. The answers do not depend on it.
     """
 
     def __init__(
@@ -156,7 +155,7 @@ class Auditor:
             saved = state["schema"]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{FILE} is not an auditor file: {type(error).__name__}: {error}") from error
-        if kinds != [HistGradientBoostingClassifier, RandomForestClassifier] or not panel.critic.whole():
+        if kinds != [*FAMILIES] or not panel.critic.whole():
             raise ValueError(f"{FILE} holds other models than an auditor has")
         if saved != schema.to_json():
             raise ValueError(f"{FILE} was fitted on another schema than the one given")
@@ -165,7 +164,8 @@ class Auditor:
         fits = all(vars(model).get("n_features_in_") == columns for model in panel.models)
         if not (two and fits and panel.critic.rows.shape[1] == columns):
             raise ValueError(f"{FILE} holds models or rows of other columns than the schema has")
-        panel.models[1].n_jobs = None  # as after fitting; a file could ask for any number of threads
+        for forest in panel.models[1:]:
+            forest.n_jobs = None  # as after fitting; a file could ask for any number of threads
         try:
             asked = panel.critic.rows[:1]
             answer = np.concatenate([panel.consensus(asked), panel.plausibility(asked)])

@@ -19,6 +19,8 @@ from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 from recourse_gen.outliers import OutlierFactor
 
 FOLDS = 3
+FAMILIES = (HistGradientBoostingClassifier, RandomForestClassifier, RandomForestClassifier)
+LEAVES = (5, 2)  # least rows in a leaf of each forest
 _FEWEST = 30  # opinions from which a curve is drawn
 
 
@@ -45,20 +47,25 @@ class Panel:
     ) -> Panel:
         """Classes weigh the same, however rare one is; both must occur.
 
-        n_estimators: trees of the forest and rounds of the boosting. n_neighbors: of the critic, capped to what few
-        rows allow. n_jobs: processor cores for the forest.
+        n_estimators: trees of each forest, and twice the rounds of the boosting. n_neighbors: of the critic, capped to
+        what few rows allow. n_jobs: processor cores for the forests.
         """
         weight = compute_sample_weight("balanced", target)
+        # Forests that remember single rows, but not one that remembers each: it would agree with every label, also the
+        # odd ones. What others say of a new row hangs on its nearest neighbours more than larger leaves can tell.
         models = (
-            HistGradientBoostingClassifier(max_iter=n_estimators, early_stopping=False, random_state=seed),
-            # Large leaves: a forest that remembers each training row would agree with every label, also the odd ones.
-            RandomForestClassifier(n_estimators, min_samples_leaf=20, random_state=seed, n_jobs=n_jobs),
+            HistGradientBoostingClassifier(max_iter=-(-n_estimators // 2), early_stopping=False, random_state=seed),
+            *(
+                RandomForestClassifier(n_estimators, min_samples_leaf=leaf, random_state=seed + leaf, n_jobs=n_jobs)
+                for leaf in LEAVES
+            ),
         )
         with _one_thread():
             for model in models:
                 model.fit(features, target, sample_weight=weight)
-        models[1].n_jobs = None  # for answers, where starting threads takes longer than they save
-        # What the models agree on rather than the labels: a favourable label may be noise in the middle of nowhere.
+        for forest in models[1:]:
+            forest.n_jobs = None  # for answers, where starting threads takes longer than they save
+        # What the models agree on rather than the labels: one favourable label may be noise in the middle of nowhere.
         agreed = _consensus(models, features) > 0.5
         favourable = features[agreed if agreed.sum() >= 2 else target == 1]
         return cls(models, OutlierFactor.fit(favourable, min(n_neighbors, len(favourable) - 1)))

@@ -197,7 +197,7 @@ def test_pickles_and_other_files_are_refused(fitted: Auditor, tmp_path: Path) ->
     with pytest.raises(ValueError, match="is not an auditor file"):
         Auditor.load(tmp_path, fitted.schema)
     state = {
-        "version": 3,
+        "version": 4,
         "schema": "",
         "options": {},
         "models": [LogisticRegression()],
@@ -206,11 +206,11 @@ def test_pickles_and_other_files_are_refused(fitted: Auditor, tmp_path: Path) ->
     }
     for content, message in (
         ([1, 2], "is not an auditor file"),
-        ({"version": 3}, "is not an auditor file"),
+        ({"version": 4}, "is not an auditor file"),
         ({**state, "options": {"colour": "red"}}, "is not an auditor file"),
         ({**state, "agreement": {"colour": {"slope": 1.0, "intercept": 0.0}}}, "is not an auditor file"),
         ({**state, "agreement": {"inlier": {"slope": 1.0}}}, "is not an auditor file"),
-        ({"version": 1, "models": [], "critic": None}, "of version 1; this release reads version 3"),
+        ({"version": 1, "models": [], "critic": None}, "of version 1; this release reads version 4"),
         (state, "holds other models"),
     ):
         skops.io.dump(content, tmp_path / FILE)
