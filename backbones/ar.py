@@ -22,7 +22,6 @@ from backbones.layers import (
     ColumnHead,
     Perceptron,
     ScalarEmbedding,
-    held_levels,
     log_choice,
 )
 from recourse_gen.backbone import Backbone
@@ -133,8 +132,7 @@ class AutoregressiveBackbone(Backbone):
         def draw(factual: Rows, cost_weight: Tensor, feasible: Feasible | None, noise: Noise) -> Rows:
             return self._draw(factual, num_samples, cost_weight, feasible, temperature, noise)
 
-        with held_levels(self):
-            return in_blocks(draw, factual, cost_weight, feasible, noise, num_samples=num_samples, size=_BLOCK)
+        return in_blocks(draw, factual, cost_weight, feasible, noise, num_samples=num_samples, size=_BLOCK)
 
     def _draw(
         self,
@@ -178,7 +176,7 @@ class AutoregressiveBackbone(Backbone):
         condition = self.embed_cost_weight(cost_weight)
         x = x + condition[:, None]
         if isinstance(self.encoder, Perceptron):
-            return self.encoder(x, nn.functional.silu(condition))
+            return self.encoder(x[:, None], nn.functional.silu(condition))[:, 0]
         for block in self.encoder:
             x = block(x)
         return x
