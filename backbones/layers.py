@@ -214,15 +214,17 @@ class ChangedEmbedding(ColumnEmbedding):
         super().__init__(basis, width)
         self.moved = nn.Parameter(torch.randn(basis.shape[0], width) * 0.1)
         self.distance = nn.Parameter(torch.randn(basis.shape[0], width) * 0.5)
+        self._directions = Kept()
 
     def forward(self, codes: Tensor, values: Tensor, moved: Tensor, distance: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(codes, values) + moved[..., None] * self.moved + distance[..., None] * self.distance
 
     def column(self, codes: Tensor, values: Tensor, moved: Tensor, distance: Tensor, column: int) -> Tensor:
         """``(R, W)`` of one column's codes, values, moves and distances, ``(R,)`` each."""
-        weight = torch.stack([self.direction[column], self.moved[column], self.distance[column]])
+        weights = self.direction, self.moved, self.distance
+        directions = self._directions(lambda: torch.stack(weights, 1), *weights)
         numbers = torch.stack([values, moved.to(values.dtype), distance], 1)
-        return torch.addmm(F.embedding(codes, self.table()[column]), numbers, weight)
+        return torch.addmm(F.embedding(codes, self.table()[column]), numbers, directions[column])
 
 
 class ColumnHead(nn.Module):
