@@ -22,7 +22,6 @@ from backbones.layers import (
     ColumnHead,
     Perceptron,
     ScalarEmbedding,
-    held_levels,
     log_choice,
 )
 from recourse_gen.backbone import Backbone
@@ -133,8 +132,7 @@ class AutoregressiveBackbone(Backbone):
         def draw(factual: Rows, cost_weight: Tensor, feasible: Feasible | None, noise: Noise) -> Rows:
             return self._draw(factual, num_samples, cost_weight, feasible, temperature, noise)
 
-        with held_levels(self):
-            return in_blocks(draw, factual, cost_weight, feasible, noise, num_samples=num_samples, size=_BLOCK)
+        return in_blocks(draw, factual, cost_weight, feasible, noise, num_samples=num_samples, size=_BLOCK)
 
     def _draw(
         self,
@@ -153,21 +151,23 @@ class AutoregressiveBackbone(Backbone):
         if draft.open is not None:
             bias = bias.masked_fill(~draft.open, -math.inf)
         decoder, columns = self.decoder.cached(len(owner), context), context.shape[1]
-        start = context + self.decoder_position
-        uniform = noise.uniforms(columns, num_samples, 2).flatten(1, 2)
-        own_codes, own_values = self.alphabet.codes(factual)[owner], self.alphabet.numbers(factual)[owner]
+        starts = (context + self.decoder_position).unbind(1)
+        uniforms = noise.uniforms(columns, num_samples, 2).flatten(1, 2).unbind(2)
+        which, within = (uniform.unbind(0) for uniform in uniforms)
+        own_codes = self.alphabet.codes(factual)[owner].unbind(1)
+        own_values = self.alphabet.numbers(factual)[owner].unbind(1)
         previous = context.new_zeros(len(owner), context.shape[2])
         for column, size in enumerate(self.alphabet.sizes):
-            x = decoder.step(start[:, column][owner], previous, column)
+            x = decoder.step(starts[column][owner], previous, column)
             logits = self.head.column(self.norm(x), column, bias[:, column, :size][owner])
             if draft.tied:
                 logits = logits.masked_fill(~draft.mask(column), -math.inf)
             if temperature != 1.0:
                 # The largest becomes 0, so that no temperature, however low, overflows.
                 logits = (logits - logits.amax(1, keepdim=True)) / temperature
-            codes = log_choice(logits, uniform[column, :, 0])
-            values = draft.emit(column, codes, uniform[column, :, 1])
-            moved, distance = codes != own_codes[:, column], values - own_values[:, column]
+            codes = log_choice(logits, which[column])
+            values = draft.emit(column, codes, within[column])
+            moved, distance = codes != own_codes[column], values - own_values[column]
             previous = self.embed_previous.column(codes, values, moved, distance, column)
         drawn = draft.rows()
         return Rows(*(part.unflatten(0, (-1, num_samples)) for part in drawn))
@@ -178,7 +178,7 @@ class AutoregressiveBackbone(Backbone):
         condition = self.embed_cost_weight(cost_weight)
         x = x + condition[:, None]
         if isinstance(self.encoder, Perceptron):
-            return self.encoder(x, nn.functional.silu(condition))
+            return self.encoder(x[:, None], nn.functional.silu(condition))[:, 0]
         for block in self.encoder:
             x = block(x)
         return x

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.alphabet import Alphabet
-from backbones.layers import Attention, LevelTable, Modulation, Perceptron
+from backbones.layers import Attention, Kept, LevelTable, Modulation, Perceptron
 from recourse_gen.rows import Rows
 from recourse_gen.schema import Schema
 
@@ -26,15 +26,27 @@ class Context(NamedTuple):
 
     columns: ``(B, D, W)`` embedded. condition: of λ, ``(B, W)``. cat: the factuals' codes ``(B, C)``.
     prior: logits ``(B, C, L)`` before the network has its say: what the cost suggests, and a bias.
+    entered: what the first layer of a perceptron makes of the columns, ``(B, H)``; None for other bodies.
     """
 
     columns: Tensor
     condition: Tensor
     cat: Tensor
     prior: Tensor
+    entered: Tensor | None = None
 
-    def repeat(self, times: int) -> Context:
-        return Context(*(part.repeat_interleave(times, 0) for part in self))
+
+class Moment(NamedTuple):
+    """A time on the path, where x_t = signal·x⁺ + noise·ε.
+
+    signal, noise: ``(1, 1)`` for all states, or ``(B, 1)`` for one state of each factual. scale: 1 over the standard
+    deviation of x_t, of the same shape. condition: of λ and the time, ``(B, W)``.
+    """
+
+    signal: Tensor
+    noise: Tensor
+    scale: Tensor
+    condition: Tensor
 
 
 class Endpoint(NamedTuple):
@@ -71,45 +83,79 @@ class Denoiser(nn.Module):
         # A column alone has nothing to attend to.
         attend = body == "transformer" and columns > 1
         self.body = Transformer(width, heads, layers) if attend else Perceptron(columns, width, layers)
+        self._entries = Kept()
 
     def context(self, factual: Rows, cost_weight: Tensor) -> Context:
         """Of factuals, their numbers as normal scores, and λ ``(B,)``."""
         columns, prior = [], factual.num.new_zeros(factual.batch_size, 0, 1)
         if self.tokens is not None:
-            columns.append(self.tokens.embed(self.tokens.factual, factual.cat))
+            columns.append(self.tokens.embed(self.tokens.factual(), factual.cat))
             prior = (self.tokens.bias + self.tokens.padding).expand(factual.batch_size, -1, -1)
             if self.cost_scale is not None:
                 scale = (cost_weight[:, None] * self.cost_scale)[..., None]
                 prior = prior - self.tokens.alphabet.costs(Rows(factual.num[:, :0], factual.cat)) * scale
         if self.numbers is not None:
             columns.append(self.numbers.factual(factual.num[..., None]))
-        condition = self.weight_condition(cost_weight.log()[:, None])
-        return Context(torch.cat(columns, 1) + self.position, condition, factual.cat, prior)
+        condition, embedded = self.weight_condition(cost_weight.log()[:, None]), torch.cat(columns, 1) + self.position
+        entered = self.body.into(embedded.flatten(1)) if isinstance(self.body, Perceptron) else None
+        return Context(embedded, condition, factual.cat, prior, entered)
 
-    def forward(self, context: Context, state: Rows, signal: Tensor, noise: Tensor) -> Endpoint:
-        """Endpoint given states x_t ``(R, ·)`` of R contexts.
-
-        state.num is signal·x⁺ + noise·ε with ε standard normal; the coefficients are ``(R, 1)`` or ``(1, 1)``.
-        state.cat holds codes, or as many as a column has levels for a masked one.
-        """
+    def moments(self, context: Context, signal: Tensor, noise: Tensor) -> list[Moment]:
+        """K times, from coefficients ``(K, 1, 1)`` or ``(K, B, 1)``."""
         # Preconditioning of Karras et al. (2022), eq. 7 and table 1, with σ_data = 1 and x_t of any scale.
         scale = (signal**2 + noise**2).rsqrt()
-        columns = []
-        if self.tokens is not None:
-            columns.append(self.tokens.state(state.cat, context.cat))
-        if self.numbers is not None:
-            columns.append(self.numbers.state((state.num * scale)[..., None]))
         # c_noise = ln(σ) / 4; the ends, where a coefficient is 0, are clipped.
         time = (torch.log(noise / signal) / 4).clamp(-2.0, 2.0)
         condition = F.silu(context.condition + self.time_condition(time))
-        hidden = self.body(context.columns + torch.cat(columns, 1), condition)
-        count = context.cat.shape[1]
+        return [Moment(*parts) for parts in zip(signal, noise, scale, condition, strict=True)]
+
+    def forward(self, context: Context, state: Rows, moment: Moment) -> Endpoint:
+        """Endpoint given states x_t ``(R, ·)`` of B contexts at one moment, S = R / B in a row of each.
+
+        state.cat holds codes, or as many as a column has levels for a masked one.
+        """
+        signal, noise, scale, condition = moment
+        each = len(context.cat), len(state.cat) // max(len(context.cat), 1)
+        count, columns, changed, numbers = context.cat.shape[1], [], None, None
+        if self.tokens is not None:
+            changed = (state.cat.unflatten(0, each) != context.cat[:, None]).flatten(0, 1).to(context.columns.dtype)
+            columns.append(self.tokens.embed(self.tokens.states(), state.cat) * changed[..., None])
+        if self.numbers is not None:
+            numbers = self.numbers.state((state.num * scale)[..., None])
+            columns.append(numbers)
+        x = context.columns[:, None] + torch.cat(columns, 1).unflatten(0, each)
+        if isinstance(self.body, Perceptron) and context.entered is not None:
+            entered = context.entered[:, None] + self._entered(state.cat, changed, numbers).unflatten(0, each)
+            hidden = self.body.after(entered, x, condition).flatten(0, 1)
+        else:
+            hidden = self.body(x, condition).flatten(0, 1)
         logits, num = context.prior, state.num
         if self.tokens is not None:
             logits = self.tokens.logits(hidden[:, :count], context.prior)
         if self.numbers is not None:
-            num = (signal * scale**2) * state.num + (noise * scale) * self.numbers.read(hidden[:, count:])
+            # c_skip and c_out
+            num = torch.addcmul((signal * scale**2) * state.num, noise * scale, self.numbers.read(hidden[:, count:]))
         return Endpoint(num, logits)
+
+    def _entered(self, cat: Tensor, changed: Tensor | None, numbers: Tensor | None) -> Tensor:
+        """What a perceptron's first layer makes of states, ``(R, H)``. As it is linear, a token's vector can be looked
+        up behind it; only embedded numbers ``(R, N, W)`` need a product. changed: which tokens are, ``(R, C)``."""
+        assert isinstance(self.body, Perceptron)
+        weight, tokens, count = self.body.into.weight, self.tokens, cat.shape[1]
+        first = weight.unflatten(1, self.position.shape)
+
+        def behind(tokens: TokenColumns) -> Tensor:
+            return torch.einsum("clw,hcw->clh", tokens.states(), first[:, :count]).flatten(0, 1)
+
+        parts = []
+        if tokens is not None:
+            table = self._entries(lambda: behind(tokens), weight, *tokens.state_weights)
+            # In low precision, a product has another type than its factors.
+            bag = cat + tokens.offset, table.to(weight.dtype)
+            parts.append(F.embedding_bag(*bag, mode="sum", per_sample_weights=changed))
+        if numbers is not None:
+            parts.append(F.linear(numbers.flatten(1), first[:, count:].flatten(1)))
+        return sum(parts[1:], parts[0])
 
 
 class WaveEmbedding(nn.Module):
@@ -132,7 +178,8 @@ class WaveEmbedding(nn.Module):
         features = torch.cat([x, angles.sin(), angles.cos()], -1)
         if self.weight.shape[0] == 1:
             return self.out(F.silu(features @ self.weight[0] + self.bias[0]))
-        return self.out(F.silu(torch.einsum("bdf,dfw->bdw", features, self.weight) + self.bias))
+        by_column = torch.baddbmm(self.bias[:, None], features.transpose(0, 1), self.weight)
+        return self.out(F.silu(by_column.transpose(0, 1)))
 
 
 class NumberColumns(nn.Module):
@@ -171,23 +218,32 @@ class TokenColumns(nn.Module):
         self.moved = nn.Parameter(torch.randn(count, width) * 0.1)
         self.head = LevelTable(basis[:, :size], width, 0.02)
         self.bias = nn.Parameter(torch.zeros(count, size))
+        self._states = Kept()
 
-    def embed(self, table: LevelTable, cat: Tensor) -> Tensor:
-        """``(R, C)`` → ``(R, C, W)``."""
-        return F.embedding(cat + self.offset, table().flatten(0, 1))
+    def embed(self, vectors: Tensor, cat: Tensor) -> Tensor:
+        """``(C, L + 1, W)`` at ``(R, C)`` → ``(R, C, W)``."""
+        return F.embedding(cat + self.offset, vectors.flatten(0, 1))
 
-    def state(self, cat: Tensor, factual: Tensor) -> Tensor:
-        """Embedded codes ``(R, C)`` of a state, where they differ from the factual's; 0 elsewhere."""
-        return (cat != factual)[..., None] * (self.embed(self.present, cat) + self.moved)
+    @property
+    def state_weights(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.present.free, self.present.smooth, self.moved
+
+    def states(self) -> Tensor:
+        """Vectors of the codes of a state, where they differ from the factual's: ``(C, L + 1, W)``."""
+        return self._states(lambda: self.present() + self.moved[:, None], *self.state_weights)
 
     def logits(self, hidden: Tensor, prior: Tensor) -> Tensor:
-        """``(R, C, W)`` and ``(R, C, L)`` → ``(R, C, L)``."""
+        """``(R, C, W)`` and ``(B, C, L)`` → ``(R, C, L)``, R / B of each in a row."""
         by_column = torch.bmm(hidden.transpose(0, 1), self.head().transpose(1, 2))
-        return prior + by_column.transpose(0, 1)
+        each = by_column.transpose(0, 1).unflatten(0, (len(prior), -1))
+        return (prior[:, None] + each).flatten(0, 1)
 
 
 class AdaptiveBlock(nn.Module):
-    """Transformer block with adaptive layer norm (Peebles and Xie 2023, DiT). **Shape**: ``(R, D, W)``, ``(R, W)``."""
+    """Transformer block with adaptive layer norm (Peebles and Xie 2023, DiT).
+
+    **Shape**: ``(B, S, D, W)``, ``(B, W)`` → ``(B, S, D, W)``.
+    """
 
     def __init__(self, width: int, heads: int, expansion: int = 2) -> None:
         super().__init__()
@@ -199,15 +255,16 @@ class AdaptiveBlock(nn.Module):
             nn.init.normal_(last.weight, std=0.5 / math.sqrt(last.in_features))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        shift, scale, gate, ff_shift, ff_scale, ff_gate = self.modulation(condition)
-        normed = torch.addcmul(shift, self.norm(x), 1 + scale)
-        x = torch.addcmul(x, 1 + gate, self.attention(normed, self.attention.keys_values(normed)))
+        shift, scale, gate, ff_shift, ff_scale, ff_gate = (part[:, None] for part in self.modulation(condition))
+        normed = torch.addcmul(shift, self.norm(x), 1 + scale).flatten(0, 1)
+        x = torch.addcmul(x, 1 + gate, self.attention(normed, self.attention.keys_values(normed)).view_as(x))
         normed = torch.addcmul(ff_shift, self.norm(x), 1 + ff_scale)
         return torch.addcmul(x, 1 + ff_gate, self.down(F.gelu(self.up(normed))))
 
 
 class Transformer(nn.Module):
-    """Blocks over the columns and a last adaptive norm. **Shape**: ``(R, D, W)``, ``(R, W)`` → ``(R, D, W)``."""
+    """Blocks over the columns and a last adaptive norm. **Shape**: S states under each of B conditions,
+    ``(B, S, D, W)``, ``(B, W)`` → ``(B, S, D, W)``."""
 
     def __init__(self, width: int, heads: int, layers: int) -> None:
         super().__init__()
@@ -217,5 +274,5 @@ class Transformer(nn.Module):
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         for block in self.blocks:
             x = block(x, condition)
-        shift, scale = self.last(condition)
+        shift, scale = (part[:, None] for part in self.last(condition))
         return torch.addcmul(shift, self.norm(x), 1 + scale)

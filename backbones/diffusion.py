@@ -11,7 +11,8 @@ import math
 import torch
 from torch import Tensor
 
-from backbones.endpoint import Candidates, Descent, EndpointBackbone
+from backbones.descent import Descent
+from backbones.endpoint import Candidates, EndpointBackbone
 from recourse_gen.rows import Rows
 from recourse_gen.schema import Schema
 
@@ -90,7 +91,8 @@ class DiffusionBackbone(EndpointBackbone):
         shown = self.seen(factual, end, cost_weight)
         state = Rows(end.num + sigma * epsilon, torch.where(masked, self.levels, shown))
         signal = torch.ones_like(sigma)
-        num, logits = self.denoiser(context, state, signal, sigma)
+        (moment,) = self.denoiser.moments(context, signal[None], sigma[None])
+        num, logits = self.denoiser(context, state, moment)
         target = self.target(factual, end, cost_weight, ~masked, state.num, signal, sigma)
         loss = (self._weight(sigma) * (1 + sigma**-2) * (num - target.num).square()).sum(1)
         if len(self.levels):
@@ -104,12 +106,12 @@ class DiffusionBackbone(EndpointBackbone):
         numbers, cat = Descent(sigma[0] * candidates.gaussian()), self.levels.expand_as(candidates.factual.cat)
         # Columns without a choice go first, so that all others see them.
         turn = (candidates.uniform() - candidates.fixed().float()).argsort(1).argsort(1)
-        logits = candidates.context.prior
+        logits, moments = candidates.context.prior, candidates.moments([1.0] * self.steps, sigma[:-1])
         for k in range(self.steps):
             before, after = columns * k // self.steps, columns * (k + 1) // self.steps
             if before == after and not self.schema.numbers:
                 continue  # nothing moves
-            end, logits = candidates.endpoint(Rows(numbers.num, cat), 1.0, sigma[k])
+            end, logits = candidates.endpoint(Rows(numbers.num, cat), moments[k])
             numbers.step(end, sigma[k], sigma[k + 1])
             if after > before:
                 cat = candidates.redraw(cat, (turn >= before) & (turn < after), logits)

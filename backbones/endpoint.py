@@ -12,8 +12,8 @@ from torch import Tensor
 from backbones.alphabet import Alphabet
 from backbones.blocks import in_blocks
 from backbones.corruption import Corruption
-from backbones.denoiser import Context, Denoiser, Endpoint
-from backbones.layers import held_levels, log_choice
+from backbones.denoiser import Context, Denoiser, Endpoint, Moment
+from backbones.layers import log_choice
 from backbones.posterior import Posterior, Target
 from backbones.scores import NormalScores
 from recourse_gen.backbone import Backbone
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from recourse_gen.pairs import PairSupervision
 
 _BLOCK = 1024
-_AHEAD = 8  # uniform draws made at a time: hashing takes dozens of small operations
+_AHEAD = 32  # uniform draws made at a time, at most: hashing takes dozens of small operations
 _COLD = 1e-3  # above it, logits over the temperature stay far inside what a float32 holds
 
 
@@ -94,8 +94,7 @@ class EndpointBackbone(Backbone):
             candidates = Candidates(self, factual, num_samples, cost_weight, feasible, temperature, noise)
             return candidates.land(*self.walk(candidates))
 
-        with held_levels(self):
-            return in_blocks(draw, factual, cost_weight, feasible, noise, num_samples=num_samples, size=_BLOCK)
+        return in_blocks(draw, factual, cost_weight, feasible, noise, num_samples=num_samples, size=_BLOCK)
 
     def observe(self, pairs: PairSupervision) -> None:
         self.corruption.pairs = pairs
@@ -134,33 +133,11 @@ class EndpointBackbone(Backbone):
         return torch.rand(like.shape, device=like.device, generator=stream).argsort(1)
 
 
-class Descent:
-    """Solves dx/ds = (x − x̂) / s from large s to 0, where it lands on x̂: the flow of numbers, s being the noise left.
-
-    The trapezoidal rule at one evaluation of x̂ per step: the one that a step starts with also corrects the step before
-    (a predictor-corrector in PEC mode, as UniC of Zhao et al. 2023). num: x at s, for the next evaluation.
-    """
-
-    def __init__(self, num: Tensor) -> None:
-        self.num, self._last = num, num
-        self._slope: Tensor | None = None
-        self._width = 0.0
-
-    def step(self, end: Tensor, s: float, lower: float) -> None:
-        """On from s to `lower`, x̂ being `end` at `num`."""
-        here = self.num
-        if self._slope is not None:
-            here = self._last - self._width * (self._slope + (here - end) / s) / 2
-        slope = (here - end) / s
-        self.num, self._last, self._slope, self._width = here - (s - lower) * slope, here, slope, s - lower
-        if not lower:
-            self.num = end
-
-
 class Candidates:
     """R = B·S counterfactuals on their way, held inside what their factuals may become.
 
-    forbidden: bool ``(R, C, L)`` or None. low, high: scores ``(R, N)`` between which numbers end.
+    low, high: scores ``(R, N)`` between which numbers end. Token levels that a factual may not take have no prior.
+    forbidden: more of them, bool ``(R, C, L)``, or None.
     """
 
     def __init__(
@@ -177,37 +154,46 @@ class Candidates:
         self._ahead: list[Tensor] = []
         self.given, self.feasible = factual, feasible
         self.factual = factual.repeat(num_samples)
-        self.context: Context = backbone.denoiser.context(backbone.encode(factual), cost_weight).repeat(num_samples)
+        self.context: Context = backbone.denoiser.context(backbone.encode(factual), cost_weight)
         least, most = backbone.scores.range
         self.low, self.high = least.expand_as(self.factual.num), most.expand_as(self.factual.num)
+        self.allowed: Tensor | None = None
         self.forbidden: Tensor | None = None
         self.spare: Tensor | None = None
         if feasible is not None:
-            low, high = backbone.scores(feasible.low), backbone.scores(feasible.high)
+            low, high = backbone.scores(torch.cat([feasible.low, feasible.high])).chunk(2)
             # The training range, unless the limits lie beyond it.
             low, high = least.clamp(low, high), most.clamp(low, high)
             self.low, self.high = (side.repeat_interleave(num_samples, 0) for side in (low, high))
             own = torch.nn.functional.one_hot(factual.cat, feasible.tokens.shape[2]).bool()
-            allowed = torch.where(feasible.tokens.any(2, keepdim=True), feasible.tokens, own)
-            self.forbidden = (~allowed).repeat_interleave(num_samples, 0)
+            self.allowed = torch.where(feasible.tokens.any(2, keepdim=True), feasible.tokens, own)
+            if len(backbone.levels):
+                self.context = self.context._replace(prior=self.context.prior.masked_fill(~self.allowed, -math.inf))
             if feasible.max_changes is not None:
                 self._ration(feasible, feasible.max_changes)
 
     def uniform(self) -> Tensor:
         """``(R, C)``, uniform on (0, 1)."""
         if not self._ahead:
-            self._ahead = [*self.noise.uniforms(_AHEAD, self.num_samples, self.given.cat.shape[1]).flatten(1, 2)]
+            ahead = min(_AHEAD, 2 * self.backbone.steps + 2)
+            self._ahead = [*self.noise.uniforms(ahead, self.num_samples, self.given.cat.shape[1]).flatten(1, 2)]
         return self._ahead.pop(0)
 
     def gaussian(self) -> Tensor:
         """``(R, N)``, of standard deviation √temperature."""
         return self.noise.normal(self.num_samples, self.given.num.shape[1]).flatten(0, 1) * self.temperature**0.5
 
-    def endpoint(self, state: Rows, signal: float, noise: float) -> Endpoint:
-        """The predicted endpoint, moved to where it may lie: numbers clipped, tokens masked and tempered."""
+    def moments(self, signal: list[float], noise: list[float]) -> list[Moment]:
+        """The times at which `endpoint` will be asked for; see `Moment` for the coefficients."""
         as_tensor = self.context.condition.new_tensor
-        num, logits = self.backbone.denoiser(self.context, state, as_tensor([[signal]]), as_tensor([[noise]]))
-        if self.forbidden is not None and logits.shape[1]:
+        return self.backbone.denoiser.moments(
+            self.context, as_tensor(signal)[:, None, None], as_tensor(noise)[:, None, None]
+        )
+
+    def endpoint(self, state: Rows, moment: Moment) -> Endpoint:
+        """The predicted endpoint, moved to where it may lie: numbers clipped, tokens masked and tempered."""
+        num, logits = self.backbone.denoiser(self.context, state, moment)
+        if self.forbidden is not None:
             logits = logits.masked_fill(self.forbidden, -math.inf)
         if self.temperature < _COLD and logits.shape[1]:
             # The largest becomes 0, so that no temperature, however low, overflows.
@@ -218,14 +204,15 @@ class Candidates:
 
     def fixed(self) -> Tensor:
         """Bool ``(R, C)``: token columns that have one admissible level only."""
-        if self.forbidden is None:
+        if self.allowed is None:
             return torch.zeros_like(self.factual.cat, dtype=torch.bool)
-        return (~self.forbidden).sum(2) == 1
+        fixed = (self.allowed.sum(2) == 1).repeat_interleave(self.num_samples, 0)
+        return fixed if self.forbidden is None else fixed | (~self.forbidden).sum(2).eq(1)
 
     def redraw(self, cat: Tensor, where: Tensor, logits: Tensor) -> Tensor:
         """Codes ``(R, C)`` with fresh draws from the logits in the columns marked by `where`, bool ``(R, C)``."""
-        fresh = cat.clone()
-        fresh[where] = log_choice(logits[where], self.uniform()[where])
+        fresh, at = cat.clone(), where.nonzero(as_tuple=True)
+        fresh[at] = log_choice(logits[at], self.uniform()[at])
         return fresh if self.spare is None else self._within_budget(cat, fresh)
 
     def land(self, state: Rows, logits: Tensor) -> Rows:
@@ -305,9 +292,9 @@ class Candidates:
             settled[group] = True
         self.spare = spare - (stay & ~late & settled).sum(1, keepdim=True)
         self.stay, self.priority = stay[:, :count] & ~settled[:count], priority[:, :count]
-        if self.forbidden is not None and groups:
-            own = torch.nn.functional.one_hot(self.factual.cat, self.forbidden.shape[2]).bool()
-            self.forbidden = self.forbidden | ((stay & late & settled)[:, :count, None] & ~own)
+        if groups and count:
+            own = torch.nn.functional.one_hot(self.factual.cat, feasible.tokens.shape[2]).bool()
+            self.forbidden = (stay & late & settled)[:, :count, None] & ~own
 
     def _within_budget(self, before: Tensor, after: Tensor) -> Tensor:
         """Codes ``(R, C)`` with the factual's own wherever a change is one too many; earlier changes stand."""

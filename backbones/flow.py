@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from backbones.endpoint import Candidates, Descent, EndpointBackbone
+from backbones.descent import Descent
+from backbones.endpoint import Candidates, EndpointBackbone
 from recourse_gen.rows import Rows
 from recourse_gen.schema import Schema
 
@@ -80,7 +81,8 @@ class FlowBackbone(EndpointBackbone):
         cat = torch.where(shown, self._evidence(factual, end, cost_weight), self._start(factual.cat, uniform))
         context = self.denoiser.context(self.encode(factual), cost_weight)
         state = Rows(noise_left * epsilon + t * end.num, cat)
-        num, logits = self.denoiser(context, state, t, noise_left)
+        (moment,) = self.denoiser.moments(context, t[None], noise_left[None])
+        num, logits = self.denoiser(context, state, moment)
         target = self.target(factual, end, cost_weight, shown, state.num, t, noise_left)
         loss = ((num - target.num) / noise_left).square().sum(1)
         if len(self.levels):
@@ -93,14 +95,14 @@ class FlowBackbone(EndpointBackbone):
         """Numbers flow and tokens jump; the last step lands on the endpoint."""
         columns = len(self.levels)
         numbers, cat = Descent(candidates.gaussian()), self._start(candidates.factual.cat, candidates.uniform())
-        logits = candidates.context.prior
+        logits, left = candidates.context.prior, [(1 - k / self.steps) ** 2 for k in range(self.steps + 1)]
+        moments = candidates.moments([1 - s for s in left[:-1]], left[:-1])
         for k in range(self.steps):
             before, after = columns * k // self.steps, columns * (k + 1) // self.steps
             if before == after and not self.schema.numbers:
                 continue  # nothing moves
-            noise_left, less = (1 - k / self.steps) ** 2, (1 - (k + 1) / self.steps) ** 2
-            end, logits = candidates.endpoint(Rows(numbers.num, cat), 1 - noise_left, noise_left)
-            numbers.step(end, noise_left, less)
+            end, logits = candidates.endpoint(Rows(numbers.num, cat), moments[k])
+            numbers.step(end, left[k], left[k + 1])
             if after > before:
                 posterior = self._posterior(logits, cat, end.new_tensor([[before / columns]]))
                 cat = self._jump(candidates, cat, posterior, (after - before) / (columns - before))
@@ -139,10 +141,13 @@ class FlowBackbone(EndpointBackbone):
 
     def _jump(self, candidates: Candidates, cat: Tensor, logits: Tensor, rate: float) -> Tensor:
         """Let each column jump with probability rate · p(x⁺_d ≠ x_t,d | x_t), to a level drawn from p(x⁺_d | x_t)."""
-        masked = cat == self.levels
-        here = torch.where(masked, 0, cat)[..., None]
-        stays = logits.softmax(2).gather(2, here)[..., 0].masked_fill(masked, 0.0)
-        chance = (rate * (1 - stays)).masked_fill(self._known(cat, candidates.factual.cat), 0.0)
+        here = cat[..., None]
+        if self.source == "mask":
+            chance = rate * (cat == self.levels).to(logits.dtype)
+        else:
+            chance = rate * (1 - logits.softmax(2).gather(2, here)[..., 0])
+        if self.source == "factual":
+            chance = chance.masked_fill(self._known(cat, candidates.factual.cat), 0.0)
         # Systematic sampling: the same chances, but two columns jump at once only where more than one jump is due.
         passed = chance.double().cumsum(1) + candidates.uniform()[:, :1]
         jumps = (passed.floor() > (passed - chance).floor()) | (chance >= 1)

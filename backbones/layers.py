@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,39 @@ from einops import rearrange
 from torch import Tensor, nn
 
 Cache = tuple[Tensor, Tensor]
+
+
+class Kept:
+    """What follows from some weights alone, computed once and kept until one of them has changed.
+
+    With gradients enabled nothing is kept: training computes it at every step. Nor is what autocast makes imprecise. A
+    copy begins empty.
+    """
+
+    def __init__(self) -> None:
+        self._kept: tuple[list[tuple[Tensor, int]], Any] = ([], None)
+
+    def __deepcopy__(self, memo: object) -> Kept:
+        return Kept()
+
+    def __reduce__(self) -> tuple[type[Kept], tuple[()]]:
+        return Kept, ()
+
+    def __call__(self, compute: Callable[[], Any], *weights: Tensor) -> Any:
+        """`compute()`, or what it was when it was last asked for with these weights."""
+        # Weights that were made in inference mode do not count their changes.
+        fleeting = torch.is_grad_enabled() or torch.is_autocast_enabled(weights[0].device.type)
+        if fleeting or any(weight.is_inference() for weight in weights):
+            return compute()
+        known, value = self._kept
+        if len(known) != len(weights) or any(
+            weight.data_ptr() != seen.data_ptr() or weight._version != version
+            for weight, (seen, version) in zip(weights, known, strict=True)
+        ):
+            value = compute()
+            # The detached tensors hold on to the memory, so that no other weight can come to lie there.
+            self._kept = [(weight.detach(), weight._version) for weight in weights], value
+        return value
 
 
 class Attention(nn.Module):
@@ -95,7 +128,7 @@ class Modulation(nn.Module):
 
 
 class FilmBlock(nn.Module):
-    """Residual perceptron, scaled and shifted (FiLM, Perez et al. 2018). **Shape**: ``(R, H)``, ``(R, W)``."""
+    """Residual perceptron, scaled and shifted (FiLM, Perez et al. 2018). **Shape**: ``(B, S, H)``, ``(B, W)``."""
 
     def __init__(self, hidden: int, width: int) -> None:
         super().__init__()
@@ -103,14 +136,14 @@ class FilmBlock(nn.Module):
         self.up, self.down = nn.Linear(hidden, hidden), nn.Linear(hidden, hidden)
 
     def forward(self, h: Tensor, condition: Tensor) -> Tensor:
-        shift, scale = (part.squeeze(1) for part in self.modulation(condition))
+        shift, scale = self.modulation(condition)
         return h + self.down(F.silu(self.up(torch.addcmul(shift, self.norm(h), 1 + scale))))
 
 
 class Perceptron(nn.Module):
     """Residual blocks over all columns at once; the hidden layer is H = 6 W wide.
 
-    **Shape**: ``(R, D, W)``, ``(R, W)`` → ``(R, D, W)``.
+    **Shape**: S states under each of B conditions, ``(B, S, D, W)``, ``(B, W)`` → ``(B, S, D, W)``.
     """
 
     def __init__(self, columns: int, width: int, layers: int, expansion: int = 6) -> None:
@@ -121,7 +154,10 @@ class Perceptron(nn.Module):
         self.norm, self.last = nn.LayerNorm(width), nn.LayerNorm(hidden)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        h = self.into(x.flatten(1))
+        return self.after(self.into(x.flatten(2)), x, condition)
+
+    def after(self, h: Tensor, x: Tensor, condition: Tensor) -> Tensor:
+        """The same, once the first layer has made ``(B, S, H)`` of the columns."""
         for block in self.blocks:
             h = block(h, condition)
         # Each column's own embedding next to what all columns say together. A norm over the sum would leave numbers,
@@ -142,26 +178,13 @@ class LevelTable(nn.Module):
         self.register_buffer("basis", basis, persistent=False)
         self.free = nn.Parameter(torch.randn(*basis.shape[:2], width) * std)
         self.smooth = nn.Parameter(torch.randn(basis.shape[0], basis.shape[2], width) * std)
-        self.held: Tensor | None = None
+        self._kept = Kept()
 
     def forward(self) -> Tensor:
-        return self._vectors() if self.held is None else self.held
+        return self._kept(self._vectors, self.free, self.smooth)
 
     def _vectors(self) -> Tensor:
         return self.free + torch.einsum("dlf,dfw->dlw", self.basis, self.smooth)
-
-
-@contextmanager
-def held_levels(model: nn.Module) -> Iterator[None]:
-    """Inside, a sampler that asks for a model's level vectors at every step gets them computed once."""
-    tables = [module for module in model.modules() if isinstance(module, LevelTable)]
-    for table in tables:
-        table.held = table()
-    try:
-        yield
-    finally:
-        for table in tables:
-            table.held = None
 
 
 class ColumnEmbedding(nn.Module):
@@ -191,15 +214,17 @@ class ChangedEmbedding(ColumnEmbedding):
         super().__init__(basis, width)
         self.moved = nn.Parameter(torch.randn(basis.shape[0], width) * 0.1)
         self.distance = nn.Parameter(torch.randn(basis.shape[0], width) * 0.5)
+        self._directions = Kept()
 
     def forward(self, codes: Tensor, values: Tensor, moved: Tensor, distance: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(codes, values) + moved[..., None] * self.moved + distance[..., None] * self.distance
 
     def column(self, codes: Tensor, values: Tensor, moved: Tensor, distance: Tensor, column: int) -> Tensor:
         """``(R, W)`` of one column's codes, values, moves and distances, ``(R,)`` each."""
-        weight = torch.stack([self.direction[column], self.moved[column], self.distance[column]])
+        weights = self.direction, self.moved, self.distance
+        directions = self._directions(lambda: torch.stack(weights, 1), *weights)
         numbers = torch.stack([values, moved.to(values.dtype), distance], 1)
-        return torch.addmm(F.embedding(codes, self.table()[column]), numbers, weight)
+        return torch.addmm(F.embedding(codes, self.table()[column]), numbers, directions[column])
 
 
 class ColumnHead(nn.Module):

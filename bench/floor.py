@@ -92,6 +92,7 @@ class Clock:
     PARTS: ClassVar[list[tuple[type, str]]] = [
         (Denoiser, "forward"),
         (Denoiser, "context"),
+        (Denoiser, "moments"),
         (AutoregressiveBackbone, "_encode"),
         (CachedTransformer, "step"),
         (ColumnHead, "column"),

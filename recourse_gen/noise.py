@@ -13,9 +13,13 @@ _MASK = 0xFFFFFFFF
 def _mix(x: Tensor) -> Tensor:
     """A 32-bit avalanche on int64 tensors (the "lowbias32" finaliser of C. Wellons' hash-prospector search)."""
     x = x & _MASK
-    x = ((x ^ (x >> 16)) * 0x7FEB352D) & _MASK
-    x = ((x ^ (x >> 15)) * 0x846CA68B) & _MASK
-    return x ^ (x >> 16)
+    x ^= x >> 16
+    x *= 0x7FEB352D
+    x &= _MASK
+    x ^= x >> 15
+    x *= 0x846CA68B
+    x &= _MASK
+    return x.bitwise_xor_(x >> 16)
 
 
 class Noise:
@@ -37,10 +41,11 @@ class Noise:
         # Adding zero turns −0.0 into 0.0: equal rows must have equal bits.
         bits = (rows.num + 0.0).contiguous().view(torch.int32).to(torch.int64)
         words = torch.cat([bits & _MASK, rows.cat], 1)
-        keys = torch.stack([torch.full_like(words[:, 0], seed & _MASK), torch.full_like(words[:, 0], ~seed & _MASK)], 1)
-        for column in words.unbind(1):
-            keys = _mix(_mix(keys ^ column[:, None]) + torch.tensor([0x9E3779B9, 0x85EBCA6B], device=keys.device))
-        return cls(keys, first_sample=first_sample)
+        # Every column's word is hashed with a salt of its own, so that the sum of all tells their places apart.
+        start = _mix(torch.tensor([seed & _MASK, ~seed & _MASK], device=words.device))
+        place = torch.arange(1, words.shape[1] + 1, device=words.device)[:, None]
+        salts = _mix(start + place * 0x9E3779B9)
+        return cls(_mix(start + _mix(words[..., None] ^ salts).sum(1)), first_sample=first_sample)
 
     def take(self, index: Tensor) -> Noise:
         """The streams of the rows at `index`, from the next draw on; these and the given ones advance separately."""

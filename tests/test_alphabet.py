@@ -1,4 +1,7 @@
 import math
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +19,6 @@ from backbones.layers import (
     ColumnHead,
     LevelTable,
     ScalarEmbedding,
-    held_levels,
     log_choice,
 )
 from recourse_gen.cost import RecourseCost
@@ -243,12 +245,30 @@ def test_width_must_split_into_heads():
         Block(10, 3)
 
 
-def test_vectors_of_levels_are_held_for_one_call_only() -> None:
+def test_vectors_of_levels_are_kept_until_a_weight_changes() -> None:
     table = LevelTable(torch.rand(2, 5, 3), 4, 1.0)
-    with torch.no_grad(), held_levels(torch.nn.ModuleList([table])):
+    expected = lambda: table.free + torch.einsum("dlf,dfw->dlw", table.basis, table.smooth)  # noqa: E731
+    with torch.no_grad():
         first = table()
         assert table() is first
-        torch.testing.assert_close(first, table.free + torch.einsum("dlf,dfw->dlw", table.basis, table.smooth))
-        table.free.add_(1.0)
-    torch.testing.assert_close(table(), first + 1.0)
+        torch.testing.assert_close(first, expected())
+        copy = deepcopy(table)
+        changes: list[Callable[[], Any]] = [
+            lambda: table.free.add_(1.0),
+            lambda: table.load_state_dict({"free": table.free * 2, "smooth": table.smooth * 2}),
+            lambda: setattr(table, "smooth", torch.nn.Parameter(torch.rand(2, 3, 4))),
+            lambda: table.load_state_dict({"free": table.free * 2, "smooth": table.smooth * 2}, assign=True),
+            lambda: torch._foreach_lerp_([table.free], [torch.ones(2, 5, 4)], 0.5),  # as averages of weights do
+            lambda: table.double(),
+        ]
+        for change in changes:
+            change()
+            torch.testing.assert_close(table(), expected())
+            assert table() is table()
+        torch.testing.assert_close(copy(), first)
     assert table().requires_grad
+    with torch.inference_mode():
+        fresh = LevelTable(torch.rand(2, 5, 3), 4, 1.0)
+        before = fresh()
+        fresh.free.add_(1.0)
+        torch.testing.assert_close(fresh(), before + 1.0)

@@ -72,6 +72,33 @@ def test_low_precision_trains_and_samples(name: str, transform: TableTransform, 
 
 
 @pytest.mark.parametrize("name", LEARNED)
+def test_a_draw_is_an_ordinary_tensor_and_no_draw_before_it_matters(
+    name: str, transform: TableTransform, denied: pd.DataFrame
+) -> None:
+    """What a model keeps of its weights from one draw to the next is neither of low precision nor out of date."""
+    rows = transform.encode(denied.head(16))
+
+    def sample(model: torch.nn.Module) -> Rows:
+        return model.sample(rows, num_samples=20, cost_weight=torch.full((16,), 5.0), noise=Noise.of(rows, 0))
+
+    used, other = build(name, transform.schema), build(name, transform.schema)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(0.3)
+    expected = sample(other)
+    with torch.autocast("cpu", torch.bfloat16):
+        sample(used)
+    assert not torch.equal(sample(used).cat, expected.cat)
+    used.load_state_dict(other.state_dict())
+    again = sample(used)
+    assert torch.equal(again.cat, expected.cat)
+    torch.testing.assert_close(again.num, expected.num)
+    again.num.add_(1.0)
+    assert not again.num.is_inference()
+    assert not again.cat.is_inference()
+
+
+@pytest.mark.parametrize("name", LEARNED)
 def test_a_model_made_for_inference_only_samples(name: str, transform: TableTransform, denied: pd.DataFrame) -> None:
     rows = transform.encode(denied.head(2))
     with torch.inference_mode():

@@ -14,8 +14,9 @@ from networks import NUMBER, TOKENS, random_rows
 from strategies import constraints, quick, restored, tables
 
 from backbones.denoiser import Endpoint
+from backbones.descent import Descent
 from backbones.diffusion import DiffusionBackbone
-from backbones.endpoint import Descent, EndpointBackbone
+from backbones.endpoint import EndpointBackbone
 from backbones.flow import SOURCES, FlowBackbone
 from recourse_gen import Constraints, Feature, Schema
 from recourse_gen.constraints import changed_cells
@@ -80,7 +81,10 @@ class Certain(torch.nn.Module):
     def context(self, factual: Rows, cost_weight: torch.Tensor) -> Rows:
         return factual
 
-    def forward(self, context: Rows, state: Rows, signal: torch.Tensor, noise: torch.Tensor) -> Endpoint:
+    def moments(self, context: Rows, signal: torch.Tensor, noise: torch.Tensor) -> list[None]:
+        return [None] * len(signal)
+
+    def forward(self, context: Rows, state: Rows, moment: None) -> Endpoint:
         sure = torch.nn.functional.one_hot(self.end.cat, self.levels).float() * 200
         return Endpoint(self.end.num, sure)
 
@@ -101,7 +105,7 @@ def test_the_token_loss_of_a_coin_is_its_number_of_nats(kind: type[EndpointBackb
     model = build(kind, coins, **options)
 
     class Ignorant(Certain):
-        def forward(self, context: Rows, state: Rows, signal: torch.Tensor, noise: torch.Tensor) -> Endpoint:
+        def forward(self, context: Rows, state: Rows, moment: None) -> Endpoint:
             return Endpoint(state.num, torch.zeros(len(state.cat), 3, 2))
 
     model.denoiser = Ignorant(coins, 2)  # type: ignore[assignment, arg-type]

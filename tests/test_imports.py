@@ -70,6 +70,7 @@ BACKBONES_MAY_IMPORT = {
     "backbones.decoder",
     "backbones.draft",
     "backbones.scores",
+    "backbones.descent",
     "backbones.denoiser",
     "backbones.endpoint",
 }

@@ -14,7 +14,7 @@ from scipy.special import gammaln
 from scipy.stats import chisquare
 from torch import Tensor, nn
 
-from backbones.denoiser import Context, Endpoint
+from backbones.denoiser import Context, Endpoint, Moment
 from backbones.diffusion import DiffusionBackbone
 from backbones.endpoint import Candidates, EndpointBackbone
 from backbones.flow import FlowBackbone
@@ -48,8 +48,11 @@ class Oracle(nn.Module):
         rows, columns = factual.cat.shape
         return Context(torch.zeros(rows, 0), torch.zeros(rows, 1), factual.cat, torch.zeros(rows, columns, LEVELS))
 
-    def forward(self, context: Context, state: Rows, signal: Tensor, noise: Tensor) -> Endpoint:
-        model, scores = self.owner[0], self.partners.num
+    def moments(self, context: Context, signal: Tensor, noise: Tensor) -> list[Moment]:
+        return [Moment(*parts, *parts) for parts in zip(signal, noise, strict=True)]
+
+    def forward(self, context: Context, state: Rows, moment: Moment) -> Endpoint:
+        model, scores, signal, noise = self.owner[0], self.partners.num, moment.signal, moment.noise
         far = (state.num[:, None] - signal * scores).square().sum(2) / (2 * noise**2)
         log_p = self.log_weight - far
         flow = isinstance(model, FlowBackbone)
@@ -221,8 +224,8 @@ def test_a_broken_sampler_is_noticed(broken: type[EndpointBackbone]) -> None:
 
 @pytest.mark.parametrize("name", ["flow", "diffusion"])
 def test_a_network_that_is_told_the_wrong_noise_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = Candidates.endpoint
-    monkeypatch.setattr(Candidates, "endpoint", lambda *told: asked(*told[:3], 2.0 * told[3]))
+    asked = Candidates.moments
+    monkeypatch.setattr(Candidates, "moments", lambda c, signal, noise: asked(c, signal, [2.0 * s for s in noise]))
     case = Case(backbone(name, NUMBERS, steps=50))
     index, away = case.nearest(case.sample(4000))
     assert case.p_value(index) < 1e-6 or away.quantile(0.95) > 0.02
