@@ -30,6 +30,7 @@ from recourse_gen.selection import POLICIES
 
 KEYS = ("factual", "rank")  # the first columns of an answer: who it is for, and which of theirs it is
 _OPTIONS = ("n", "candidates", "max_candidates", "select", "confidence", "cost_weight", "temperature", "seed")
+_OPTIONS += ("batch_size", "time_budget")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -88,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--temperature", type=float, help="1 is the learned law, more gives more choice (1.5)")
     one.add_argument("--seed", type=int, help="in place of the generator's")
     one.add_argument("--batch-size", type=int, help="people at a time, for memory (512)")
+    one.add_argument("--time-budget", type=float, metavar="SECONDS", help="end by then, and say who was not served")
     one.add_argument("--no-audit", dest="audit", action="store_false", help="do not ask the auditor")
     one.add_argument("--no-sparsify", dest="sparsify", action="store_false", help="do not put changes back")
 
@@ -134,7 +136,7 @@ def generate(given: argparse.Namespace) -> None:
         raise ValueError(f"the run has a column {taken[0]!r}, which is the name of a column of the answers")
     people = _people(given, generator.schema)
     rules = None if given.constraints is None else _constraints(given.constraints)
-    options = {name: getattr(given, name) for name in (*_OPTIONS, "batch_size")}
+    options = {name: getattr(given, name) for name in _OPTIONS}
     options = {name: value for name, value in options.items() if value is not None}
     started = time.perf_counter()
     with _bar(len(people), given.quiet) as progress:

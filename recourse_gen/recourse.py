@@ -19,6 +19,7 @@ from recourse_gen.budget import check_network
 from recourse_gen.classifier import Classifier, as_classifier
 from recourse_gen.constraints import Constraints
 from recourse_gen.counterfactuals import Counterfactuals
+from recourse_gen.deadline import Deadline
 from recourse_gen.options import check_names, check_whole, construct, effective
 from recourse_gen.pairs import PairOptions, PairSupervision
 from recourse_gen.personal import one_for_all, rules_for
@@ -152,6 +153,7 @@ class RecourseGenerator:
         temperature: float = 1.5,
         seed: int | None = None,
         batch_size: int = 512,
+        time_budget: float | None = None,
         progress: Callable[[int], Any] | None = None,
     ) -> Counterfactuals:
         """Recommend up to `n` changes to each row of `X`.
@@ -159,13 +161,19 @@ class RecourseGenerator:
         candidates: samples per person; where fewer than `n` of them will do, their number is doubled, up to
         `max_candidates` in all (default: 8 × candidates). select: among the valid ones, ``score`` prefers what an
         independent judge is expected to find valid and plausible, less the cost per column; ``cheapest`` the least
-        cost of those that the auditor accepts; ``confident`` the highest probability. confidence: least probability
-        (0.5 to 1) of the favourable class. audit: ask the auditor. sparsify: put changes back, wholly or in part, where
-        that makes an answer better by `select`; a changed column then counts as much as a tenth of a column's range.
+        cost of those that the auditor accepts; ``confident`` the highest probability; ``diverse`` the cheapest, and
+        then those that differ most (`selection.apart`); ``pareto`` those to which there is no cheaper alternative that
+        is as probable, in order of cost (`selection.along_front`): there may be fewer than `n`. confidence: least
+        probability (0.5 to 1) of the favourable class. audit: ask the auditor. sparsify: put changes back, wholly or in
+        part, where that makes an answer better by `select` (for ``diverse`` and ``pareto``, by ``cheapest``); a changed
+        column then counts as much as a tenth of a column's range.
         constraints: replace those given to `fit`: one for all, or one for each person, as a mapping from the index
         labels of `X` or a Series with these labels. cost_weight: λ, higher stays closer; None takes 20, or the nearest
         λ that the backbone was trained on. temperature: 1 is the learned law, below 1 sharpens it, above 1 blends what
         it has learned and gives more choice. seed: replaces the generator's. batch_size: people at a time, for memory.
+        time_budget: seconds after which the call is to end. Whoever has not been served by then is ``not_found``, and
+        the reason says so; the answers of the others are those of a call without a budget. First, everybody is
+        classified; then people are served in order, in portions that are expected to fit.
         progress: called after every batch with the number of people in it, as ``tqdm.update`` may be.
 
         The answer for a row depends on the seed and that row alone. Raises ValueError for wrong input.
@@ -183,7 +191,9 @@ class RecourseGenerator:
             temperature=temperature,
             seed=self.seed if seed is None else seed,
             batch_size=batch_size,
+            time_budget=time_budget,
         )
+        deadline = Deadline(time_budget)
         X = self.transform.check(X)
         if X.index.has_duplicates:
             repeated = X.index[X.index.duplicated()].tolist()[0]
@@ -192,7 +202,7 @@ class RecourseGenerator:
             )
         rules = self.constraints if constraints is None else rules_for(constraints, self.schema, X.index)
         auditor = self.auditor if audit else None
-        return Search(model, self.transform, self.classifier, auditor, rules, options)(X, progress)
+        return Search(model, self.transform, self.classifier, auditor, rules, options, deadline)(X, progress)
 
     def get_counterfactuals(self, X: pd.DataFrame) -> pd.DataFrame:
         """The benchmark suites' convention: one row per row of `X`, same index, NaN where there is no answer."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,9 @@ from recourse_gen.audit import Auditor
 from recourse_gen.backbone import Backbone
 from recourse_gen.classifier import Classifier
 from recourse_gen.constraints import changed_cells
+from recourse_gen.cost import RecourseCost
 from recourse_gen.counterfactuals import REPORT, Counterfactuals
+from recourse_gen.deadline import Deadline
 from recourse_gen.noise import Noise
 from recourse_gen.options import check_number, check_whole
 from recourse_gen.personal import Rules
@@ -27,6 +29,7 @@ from recourse_gen.selection import Pool, policy
 from recourse_gen.sparsify import sparsify
 from recourse_gen.transform import TableTransform
 
+Opened = tuple[pd.DataFrame, np.ndarray, People]
 SPARE = 7  # finalists beyond n that are made sparse: the best before need not be the best after
 CHANGE_PRICE = 0.1  # what a changed column adds to the burden: as much as a tenth of a column's range
 
@@ -46,6 +49,7 @@ class SearchOptions:
     temperature: float
     seed: int
     batch_size: int
+    time_budget: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("n", "candidates", "batch_size"):
@@ -58,6 +62,8 @@ class SearchOptions:
         check_number("confidence", self.confidence, 0.5, 1)
         for name in ("cost_weight", "temperature"):
             check_number(name, getattr(self, name), 0, math.inf, closed=False)
+        if self.time_budget is not None:
+            check_number("time_budget", self.time_budget, 0, math.inf, closed=False)
         policy(self.select)
 
     @property
@@ -67,7 +73,10 @@ class SearchOptions:
 
 
 class Search:
-    """One configured search; call it with a checked frame of factuals whose index has no repeats."""
+    """One configured search; call it with a checked frame of factuals whose index has no repeats.
+
+    deadline: by default the time budget of the options, from now on.
+    """
 
     def __init__(
         self,
@@ -77,10 +86,13 @@ class Search:
         auditor: Auditor | None,
         constraints: Rules,
         options: SearchOptions,
+        deadline: Deadline | None = None,
     ) -> None:
         price = CHANGE_PRICE if options.sparsify else 0.0
         self.scorer = Scorer(transform, classifier, constraints, auditor, options.confidence, price)
         self.model, self.options = model, options
+        self.deadline = deadline or Deadline(options.time_budget)
+        self.policy, self.cost = policy(options.select), RecourseCost(transform.schema)
         tensors = itertools.chain(model.parameters(), model.buffers())
         self.device = next((tensor.device for tensor in tensors), torch.device("cpu"))
 
@@ -88,9 +100,12 @@ class Search:
         size, n = self.options.batch_size, self.options.n
         alike = self.scorer.constraints.alike(factuals)
         batches = [at[start : start + size] for at in alike for start in range(0, max(len(at), 1), size)]
+        opened: Iterable[Opened] = (self._open(factuals.iloc[at]) for at in batches)
+        if self.options.time_budget is not None:
+            opened = list(opened)  # so that nobody is left without a status when the time is over
         parts = []
-        for at in batches:
-            parts.append(self._batch(factuals.iloc[at]))
+        for at, batch in zip(batches, opened, strict=True):
+            parts.append(self._serve(*batch))
             if progress is not None:
                 progress(len(at))
         keys = pd.MultiIndex.from_product([factuals.index, range(n)], names=["factual", "rank"])
@@ -101,14 +116,14 @@ class Search:
         answers = answers.set_axis(keys[place]).iloc[np.argsort(place)]
         return Counterfactuals(factuals, report.iloc[order], self.scorer.transform.schema, answers)
 
-    def _batch(self, factuals: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Report ``(B·n, ·)`` in order of (factual, rank), and the answers of its ``ok`` rows."""
+    def _open(self, factuals: pd.DataFrame) -> Opened:
+        """What can be said before anything is drawn; and who is asking, as positions and in full."""
         n, transform = self.options.n, self.scorer.transform
         probability = self.scorer.classifier.probability(factuals)
         rows = transform.encode(factuals)
         feasible = self.scorer.constraints.compile(transform.schema, factuals, rows)
         report = pd.DataFrame({name: np.full(len(factuals) * n, np.nan) for name in REPORT})
-        report["status"], report["reason"] = "not_found", ""
+        report["status"], report["reason"] = "not_found", self.deadline.reason + "0 candidates"
         report["probability"] = report["probability_before"] = probability.repeat(n)
         report["audited"], report["candidates"], report["forced"] = False, 0, ""
         favoured, impossible = probability > 0.5, np.array([bool(reason) for reason in feasible.reasons], dtype=bool)
@@ -116,53 +131,76 @@ class Search:
         self._mark(report, impossible & ~favoured, "infeasible", feasible.reasons)
         asking = np.flatnonzero(~favoured & ~impossible)
         people = People(factuals, rows, feasible).take(asking)
-        if not len(people):
-            return report, transform.decode(people.rows)
-        return self._fill_in(report, asking, people, *self._choose(people))
+        report.loc[self._ranks(asking), "forced"] = np.repeat(people.feasible.forced(transform.schema), n)
+        return report, asking, people
+
+    def _serve(self, report: pd.DataFrame, asking: np.ndarray, people: People) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The report ``(B·n, ·)`` filled in, in order of (factual, rank), and the answers of its ``ok`` rows."""
+        answers = [self.scorer.transform.decode(people.rows.take(torch.arange(0)))]
+        for some in self.deadline.portions(len(people)):
+            part = people.take(some)
+            answers.append(self._fill_in(report, asking[some], part, *self._choose(part)))
+        return report, pd.concat(answers)
+
+    def _ranks(self, people: np.ndarray) -> np.ndarray:
+        """Int64 ``(P·n,)``: the rows of the report of the people at these positions."""
+        n = self.options.n
+        return (people[:, None] * n + np.arange(n)).reshape(-1)
 
     def _mark(self, report: pd.DataFrame, which: np.ndarray, status: str, reasons: list[str]) -> None:
         wide = which.repeat(self.options.n)
         report.loc[wide, "status"] = status
         report.loc[wide, "reason"] = np.repeat(np.array(reasons, dtype=object), self.options.n)[wide]
 
-    def _choose(self, people: People) -> tuple[Pool, np.ndarray, np.ndarray]:
-        """The chosen candidates ``(B, n)``; how many were drawn for each factual, and how many of them were valid,
-        ``(B,)``."""
-        o, choosing = self.options, policy(self.options.select)
+    def _choose(self, people: People) -> tuple[Pool, np.ndarray, np.ndarray, np.ndarray]:
+        """The chosen candidates ``(B, n)``; and ``(B,)``: how many were drawn for each factual, how many of them were
+        valid, and who would have got more but for the time budget: what is chosen for them does not count."""
+        o = self.options
         finalists = o.n + SPARE if o.sparsify else o.n
         pool, valid = self._draw(people, o.candidates, 0)
-        chosen, candidates = pool.pick(choosing.choose(pool, finalists)), np.full(len(people), o.candidates)
-        tried, waiting = o.candidates, np.arange(len(people))
+        chosen, candidates = self._best(pool, finalists), np.full(len(people), o.candidates)
+        tried, waiting, late = o.candidates, np.arange(len(people)), np.zeros(len(people), dtype=bool)
         while True:
-            left = np.flatnonzero(~choosing.done(pool, o.n))
+            left = np.flatnonzero(~self.policy.done(pool, o.n))
             count = min(tried, o.budget - tried)
             if not len(left) or not count:
+                break
+            if self.deadline.passed():
+                late[waiting[left]] = True
                 break
             waiting, tried = waiting[left], tried + count
             more, valid_more = self._draw(people.take(waiting), count, tried - count)
             pool = pool.take(left).extend(more)
-            chosen = chosen.put(waiting, pool.pick(choosing.choose(pool, finalists)))
+            chosen = chosen.put(waiting, self._best(pool, finalists))
             candidates[waiting] = tried
             valid[waiting] += valid_more
+        if o.sparsify and self.deadline.passed():
+            late[:] = True
+        if late.any():  # an answer never depends on the clock, only whether there is one
+            chosen = chosen.pick(np.where(late[:, None], -1, np.arange(finalists)))
         if o.sparsify:
-            chosen = self._sparser(people, chosen)
-            chosen = chosen.pick(choosing.choose(chosen, o.n))
-        return chosen, candidates, valid
+            chosen = self._best(self._sparser(people, chosen), o.n)
+        return chosen, candidates, valid, late
+
+    def _best(self, pool: Pool, count: int) -> Pool:
+        """The `count` candidates ``(B, count)`` that the policy chooses."""
+        return pool.pick(self.policy.choose(pool, count, self.cost))
 
     def _sparser(self, people: People, chosen: Pool) -> Pool:
-        """Finalists ``(B, m)`` with what need not change put back; themselves too, where that makes too few of them."""
+        """Finalists ``(B, m)`` with what need not change put back; themselves too, where that makes too few of them
+        or the policy keeps them."""
         batch, count = chosen.valid.shape
         person = np.arange(batch).repeat(count)
         sparse = sparsify(
             chosen.reshape(batch * count, 1),
             people.rows.repeat(count),
             self.scorer.transform.schema,
-            policy(self.options.select),
+            self.policy,
             lambda drawn, at: self.scorer(people, person[at], drawn),
             people.feasible.together,
         )
         sparse = sparse.reshape(batch, count).without_repeats()
-        enough = sparse.valid.sum(1) >= self.options.n
+        enough = (sparse.valid.sum(1) >= self.options.n) & (not self.policy.keeps_origins)
         both = sparse.extend(chosen)
         return replace(both, valid=both.valid & ~(enough[:, None] & (np.arange(2 * count) >= count)))
 
@@ -211,21 +249,22 @@ class Search:
         chosen: Pool,
         candidates: np.ndarray,
         valid: np.ndarray,
-    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        late: np.ndarray,
+    ) -> pd.DataFrame:
         """Fill in the report from the frame that is really returned: classifier and constraints are asked again."""
         n = self.options.n
         person, rows = np.arange(len(people)).repeat(n), chosen.rows.flatten()
         frame = as_frame(self.scorer.transform, people, person, rows)
         probability, held = self.scorer.holds(people, person, frame)
         held &= chosen.valid.reshape(-1)
-        at = (asking[:, None] * n + np.arange(n)).reshape(-1)
+        at = self._ranks(asking)
         tried = candidates.repeat(n)
         report.loc[at, "candidates"] = tried
-        report.loc[at, "forced"] = np.repeat(people.feasible.forced(self.scorer.transform.schema), n)
         report.loc[at, "acceptance"] = (valid / candidates).repeat(n)
         answered = held.reshape(-1, n).any(1).repeat(n)
         counted = tried.astype(str).astype(object) + " candidates"
-        none = np.where(answered, "no other answer among " + counted, "none of " + counted + " was valid")
+        none = np.where(answered, f"{self.policy.no_other} among " + counted, "none of " + counted + " was valid")
+        none = np.where(late.repeat(n), self.deadline.reason + counted, none)
         report.loc[at, "reason"] = np.where(held, "", none)
         good = at[held]
         report.loc[good, "status"] = "ok"
@@ -239,4 +278,4 @@ class Search:
             audited = chosen.accepted.reshape(-1)[held]
             report.loc[good, "audited"] = audited
             report.loc[good[~audited], "reason"] = "valid for the classifier, but the auditor does not accept it"
-        return report, frame[held]
+        return frame[held]

@@ -1,15 +1,18 @@
-"""Choosing among candidates. A policy is one function from a pool to the keys that order its candidates."""
+"""Choosing among candidates. A policy is one function: from a pool to the keys that order its candidates, each on its
+own, or to the candidates that go together."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from recourse_gen.cost import RecourseCost
 from recourse_gen.rows import Rows
 
 Keys = tuple[np.ndarray, ...]
@@ -113,28 +116,85 @@ def confident(pool: Pool) -> Keys:
     return ~pool.accepted, -pool.probability
 
 
+def ranked(pool: Pool, keys: Keys, n: int, cost: RecourseCost) -> np.ndarray:
+    """The n best, each on its own."""
+    order = np.lexsort((*reversed(keys), ~pool.valid))[:, :n]
+    chosen = np.full((len(pool.valid), n), -1)
+    chosen[:, : order.shape[1]] = np.where(np.take_along_axis(pool.valid, order, 1), order, -1)
+    return chosen
+
+
+def apart(pool: Pool, keys: Keys, n: int, cost: RecourseCost) -> np.ndarray:
+    """The best, then always the one that is furthest from the nearest of those chosen so far; accepted ones first.
+
+    Greedy max-min dispersion, where the distance of two answers is the recourse cost from one to the other: the least
+    distance within the n is at least half of that within any other n accepted candidates (Ravi, Rosenkrantz and Tayi,
+    "Heuristic and Special Case Algorithms for Dispersion Problems", Operations Research, 1994). DiCE (Mothilal, Sharma
+    and Tan, FAT* 2020) asks for the same by the determinant of a kernel.
+    """
+    chosen, people, left = ranked(pool, keys, 1, cost), np.arange(len(pool.valid)), pool.valid.copy()
+    gap = np.full(left.shape, np.inf)
+    for _ in range(1, n):
+        last = chosen[:, -1:]
+        left[people, last[:, 0]] = False
+        here = pool.pick(last).rows
+        gap = np.minimum(gap, cost(Rows(here.num[:, 0], here.cat[:, 0]), pool.rows).numpy())
+        accepted = left & pool.accepted
+        asked = np.where(accepted.any(1, keepdims=True), accepted, left)
+        furthest = np.where(asked, gap, -1.0).argmax(1)
+        chosen = np.concatenate([chosen, np.where(asked.any(1), furthest, -1)[:, None]], 1)
+    return chosen
+
+
+def along_front(pool: Pool, keys: Keys, n: int, cost: RecourseCost) -> np.ndarray:
+    """The `front` in order of cost; where it has more than n, its two ends and n − 2 in even steps between them. One
+    alone is the cheapest."""
+    on = front(pool)
+    order, count = np.lexsort((pool.cost, ~on)), on.sum(1, keepdims=True)
+    taken, place = np.minimum(count, n), np.arange(n)
+    at = np.rint(place * (count - 1) / np.maximum(taken - 1, 1)).astype(np.int64).clip(0, order.shape[1] - 1)
+    return np.where(place < taken, np.take_along_axis(order, at, 1), -1)
+
+
+def front(pool: Pool) -> np.ndarray:
+    """Bool ``(B, S)``: accepted candidates (valid ones, where none is accepted) to which there is no alternative with a
+    higher probability at no higher cost, or as high a one at a lower cost. Of equals, the first counts."""
+    asked = np.where(pool.accepted.any(1, keepdims=True), pool.accepted, pool.valid)
+    probability = np.where(asked, pool.probability, -np.inf)
+    order = np.lexsort((-probability, np.where(asked, pool.cost, np.inf)))
+    rising = np.take_along_axis(probability, order, 1)
+    higher = np.ones_like(asked)
+    higher[:, 1:] = rising[:, 1:] > np.maximum.accumulate(rising, 1)[:, :-1]
+    on = np.empty_like(asked)
+    np.put_along_axis(on, order, higher, 1)
+    return on & asked
+
+
 @dataclass(frozen=True)
 class Policy:
-    """What makes one candidate better than another, for the same factual.
+    """What makes one candidate better than another, for the same factual, and which of them are chosen.
 
-    keys: ``Pool`` to arrays ``(B, S)``: least is best, by the first key, then the next. wants: the flags of a pool,
-    ``accepted`` or ``valid``, of which a search looks for n before it stops drawing.
+    keys: ``Pool`` to arrays ``(B, S)``: least is best, by the first key, then the next. wants: ``Pool`` to bool
+    ``(B, S)``: the candidates of which a search looks for n before it stops drawing. choice: `ranked`, or another
+    function of a pool, its keys, n and the recourse cost, to int64 ``(B, n)``. keeps_origins: an answer that was made
+    sparse does not replace the one that it was made from; both may be chosen. no_other: how it is said that there are
+    fewer than n.
     """
 
     keys: Callable[[Pool], Keys]
-    wants: str
+    wants: Callable[[Pool], np.ndarray]
+    choice: Callable[[Pool, Keys, int, RecourseCost], np.ndarray] = ranked
+    keeps_origins: bool = False
+    no_other: str = "no other answer"
 
     def done(self, pool: Pool, n: int) -> np.ndarray:
         """Bool ``(B,)``: who needs no further candidates."""
-        return getattr(pool, self.wants).sum(1) >= n
+        return self.wants(pool).sum(1) >= n
 
-    def choose(self, pool: Pool, n: int) -> np.ndarray:
-        """Int64 ``(B, n)``: positions of the best valid candidates, best first and equal ones as they were drawn; −1
-        where there are no more."""
-        order = np.lexsort((*reversed(self.keys(pool)), ~pool.valid))[:, :n]
-        chosen = np.full((len(pool.valid), n), -1)
-        chosen[:, : order.shape[1]] = np.where(np.take_along_axis(pool.valid, order, 1), order, -1)
-        return chosen
+    def choose(self, pool: Pool, n: int, cost: RecourseCost) -> np.ndarray:
+        """Int64 ``(B, n)``: positions of the chosen valid candidates, in the order of their ranks, equal ones as they
+        were drawn; −1 where there are no more. cost: between two candidates."""
+        return self.choice(pool, self.keys(pool), n, cost)
 
     def better(self, pool: Pool, other: Pool) -> np.ndarray:
         """Bool ``(B, S)``: candidates that are better than those in the same place of another pool."""
@@ -145,10 +205,19 @@ class Policy:
         return less
 
 
+VALID, ACCEPTED = attrgetter("valid"), attrgetter("accepted")
 POLICIES = {
-    "score": Policy(score, "valid"),
-    "cheapest": Policy(cheapest, "accepted"),
-    "confident": Policy(confident, "accepted"),
+    "score": Policy(score, VALID),
+    "cheapest": Policy(cheapest, ACCEPTED),
+    "confident": Policy(confident, ACCEPTED),
+    "diverse": Policy(cheapest, ACCEPTED, apart),
+    "pareto": Policy(
+        cheapest,
+        lambda pool: front(pool) & pool.accepted,
+        along_front,
+        keeps_origins=True,
+        no_other="no other answer on the front",
+    ),
 }
 
 

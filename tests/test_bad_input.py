@@ -159,6 +159,7 @@ CALLS: list[tuple[dict[str, Any], str]] = [
     *(({"temperature": value}, "temperature must") for value in (0, "cold", float("nan"))),
     ({"seed": 1.5}, "seed must"),
     ({"select": "luckiest"}, "unknown selection 'luckiest'; known are: cheapest, confident"),
+    *(({"time_budget": value}, "time_budget must be a number in") for value in (0, -1, "1", float("inf"), True)),
     ({"constraints": {"immutable": ["age"]}}, "a Constraints object, or one for each row of X: 1000 has none"),
     ({"constraints": Constraints(immutable=["height"])}, "names column 'height'; columns are income"),
     ({"constraints": Constraints(monotone={"job": "increase"})}, "'job' is categorical"),

@@ -80,6 +80,23 @@ def test_parquet_keeps_types_and_people_keep_their_names(run: Path, here: Path, 
     assert pd.read_csv("found.csv")["factual"].tolist() == found["factual"].tolist()
 
 
+def test_how_to_choose_and_how_long_are_options(run: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("generate", run, "--input", "people.csv", "--report", "r.csv", "--n", 3, *FEW)
+    assert command(*asked, "--output", "found.csv", "--select", "pareto", "--time-budget", 1000) == 0
+    generator = RecourseGenerator.load(run)
+    due = generator.generate(pd.read_csv("people.csv"), n=3, candidates=16, select="pareto")
+    assert pd.read_csv("r.csv")["status"].tolist() == due.report["status"].tolist()
+    pd.testing.assert_frame_equal(
+        generator.transform.check(pd.read_csv("found.csv").set_index(["factual", "rank"])), due.to_frame()
+    )
+    assert command(*asked, "--output", "none.csv", "--time-budget", 1e-9) == 0
+    report = pd.read_csv("r.csv")
+    assert set(report["status"]) == {"not_found", "already_favourable"}
+    late = report[report["status"] == "not_found"]
+    assert late["reason"].str.startswith("the time budget of 1e-09 s ended").all()
+    assert len(pd.read_csv("none.csv")) == 0
+
+
 def test_a_classifier_comes_from_a_file_or_from_ones_own_code(run: Path, here: Path) -> None:
     shutil.copy(run / "classifier.skops", "model.skops")
     (here / "own_rules.py").write_text(
@@ -158,6 +175,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "neither file nor module": (["--classifier", "model.pkl"], "is a .skops file or module:attribute"),
     "types nobody trusts": (["--classifier", "odd.skops"], "not trusted, and is refused"),
     "value": (["--confidence", "2"], "confidence must be a number in [0.5, 1)"),
+    "no time": (["--time-budget", "0"], "time_budget must be a number in (0, inf)"),
 }
 
 

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -8,8 +9,20 @@ from hypothesis import strategies as st
 from strategies import quick
 
 from recourse_gen import selection
+from recourse_gen.cost import RecourseCost
 from recourse_gen.rows import Rows
+from recourse_gen.schema import Feature, Schema
 from recourse_gen.selection import Pool
+
+COST = RecourseCost(
+    Schema(
+        (
+            Feature("a", "continuous", "float64", (), (0.0, 1.0), (0.0, 1.0)),
+            Feature("b", "continuous", "float64", (), (0.0, 1.0), (0.0, 1.0)),
+            Feature("c", "categorical", "str", ("x", "y", "z")),
+        )
+    )
+)
 
 
 def random_pool(seed, batch=3, size=6, kinds=3):
@@ -46,7 +59,7 @@ pools = st.builds(random_pool, st.integers(0, 2**32 - 1), st.integers(0, 4), st.
 @quick
 @given(pools, st.integers(1, 10))
 def test_score_weighs_what_is_expected_against_the_burden_per_column(pool, n):
-    chosen = selection.policy("score").choose(pool, n)
+    chosen = selection.policy("score").choose(pool, n, COST)
     assert chosen.shape == (len(pool.cost), n)
     for b, row in enumerate(chosen):
         assert row.tolist() == best(pool, b, n, lambda s, b=b: pool.burden[b, s] / 3 - pool.expected[b, s])
@@ -55,7 +68,7 @@ def test_score_weighs_what_is_expected_against_the_burden_per_column(pool, n):
 @quick
 @given(pools, st.integers(1, 10))
 def test_cheapest_is_the_least_burden_of_the_accepted_then_what_most_is_expected_of(pool, n):
-    chosen = selection.policy("cheapest").choose(pool, n)
+    chosen = selection.policy("cheapest").choose(pool, n, COST)
     assert chosen.shape == (len(pool.cost), n)
     for b, row in enumerate(chosen):
         price = [pool.burden[b, s] if pool.accepted[b, s] else -pool.expected[b, s] for s in range(pool.cost.shape[1])]
@@ -65,14 +78,87 @@ def test_cheapest_is_the_least_burden_of_the_accepted_then_what_most_is_expected
 @quick
 @given(pools, st.integers(1, 10))
 def test_confident_is_the_highest_probability_accepted_first(pool, n):
-    for b, row in enumerate(selection.policy("confident").choose(pool, n)):
+    for b, row in enumerate(selection.policy("confident").choose(pool, n, COST)):
         assert row.tolist() == best(pool, b, n, lambda s, b=b: (not pool.accepted[b, s], -pool.probability[b, s]))
+
+
+def distances(pool, b):
+    """Recourse cost between any two candidates of a factual."""
+    rows = Rows(pool.rows.num[b], pool.rows.cat[b])
+    return COST.pairwise(rows, rows).numpy()
+
+
+@quick
+@given(pools, st.integers(1, 10))
+def test_diverse_is_the_cheapest_and_then_whatever_is_furthest_from_those_chosen(pool, n):
+    cheapest = selection.policy("cheapest").choose(pool, 1, COST)
+    chosen = selection.policy("diverse").choose(pool, n, COST)
+    for b, row in enumerate(chosen.tolist()):
+        taken, apart = [], distances(pool, b)
+        for s in row:
+            left = [t for t in range(len(apart)) if pool.valid[b, t] and t not in taken]
+            left = [t for t in left if pool.accepted[b, t]] or left
+            if not left:
+                assert s == -1
+            elif not taken:
+                assert s == cheapest[b, 0]
+            else:
+                assert s in left
+                gaps = [min(apart[t, other] for other in taken) for t in left]
+                assert min(apart[s, other] for other in taken) == pytest.approx(max(gaps), abs=1e-5)
+            taken += [s] * (s >= 0)
+
+
+@quick
+@given(pools, st.integers(2, 4))
+def test_no_other_choice_is_more_than_twice_as_diverse(pool, n):
+    chosen = selection.policy("diverse").choose(pool, n, COST)
+    for b, row in enumerate(chosen.tolist()):
+        accepted, apart = np.flatnonzero(pool.accepted[b]).tolist(), distances(pool, b)
+        if len(accepted) >= n:
+            spread = [
+                min(apart[i, j] for i, j in itertools.combinations(few, 2))
+                for few in (row, *itertools.combinations(accepted, n))
+            ]
+            assert set(row) <= set(accepted)
+            assert 2 * spread[0] >= max(spread) - 1e-5
+
+
+@quick
+@given(pools)
+def test_the_front_is_what_nothing_dominates(pool):
+    front = selection.front(pool)
+    for b, (cost, sure) in enumerate(zip(pool.cost, pool.probability, strict=True)):
+        asked = np.flatnonzero(pool.accepted[b] if pool.accepted[b].any() else pool.valid[b])
+        for s in range(len(cost)):
+            dominated = [
+                cost[t] <= cost[s] and sure[t] >= sure[s] and (cost[t] < cost[s] or sure[t] > sure[s] or t < s)
+                for t in asked
+            ]
+            assert front[b, s] == (s in asked and not any(dominated))
+
+
+@quick
+@given(pools, st.integers(1, 10))
+def test_pareto_runs_along_the_front_from_end_to_end(pool, n):
+    for b, row in enumerate(selection.policy("pareto").choose(pool, n, COST).tolist()):
+        front = sorted(np.flatnonzero(selection.front(pool)[b]).tolist(), key=lambda s, b=b: pool.cost[b, s])
+        taken = [s for s in row if s >= 0]
+        assert row == taken + [-1] * (n - len(taken))
+        assert len(taken) == min(n, len(front))
+        places = [front.index(s) for s in taken]
+        assert places[:1] == [0][: len(front)]
+        if len(taken) > 1:
+            assert places[-1] == len(front) - 1
+            steps = np.diff(places)
+            assert steps.min() >= 1 and steps.max() - steps.min() <= 1
 
 
 @quick
 @given(pools, st.integers(1, 4))
 def test_score_draws_on_until_enough_are_valid_and_the_others_until_enough_are_accepted(pool, n):
-    wanted = {"score": pool.valid, "cheapest": pool.accepted, "confident": pool.accepted}
+    wanted = {"score": pool.valid, **{name: pool.accepted for name in ("cheapest", "confident", "diverse")}}
+    wanted["pareto"] = selection.front(pool) & pool.accepted
     assert wanted.keys() == selection.POLICIES.keys()
     for name, flags in wanted.items():
         assert selection.policy(name).done(pool, n).tolist() == [sum(row) >= n for row in flags]
@@ -83,7 +169,7 @@ def test_score_draws_on_until_enough_are_valid_and_the_others_until_enough_are_a
 def test_company_does_not_matter(pool, name):
     dear = dataclasses.replace(pool, cost=pool.cost + np.eye(len(pool.cost), 1) * 1e30)
     alone, choose = pool.take(np.arange(1, len(pool.cost))), selection.policy(name).choose
-    np.testing.assert_array_equal(choose(dear, 3)[1:], choose(alone, 3))
+    np.testing.assert_array_equal(choose(dear, 3, COST)[1:], choose(alone, 3, COST))
 
 
 @quick
@@ -123,5 +209,7 @@ def test_extending_keeps_the_order_and_drops_repeats_across_both(seed, other):
 
 
 def test_an_unknown_policy_lists_what_exists():
-    with pytest.raises(ValueError, match="unknown selection 'dearest'; known are: cheapest, confident, score$"):
+    with pytest.raises(
+        ValueError, match="unknown selection 'dearest'; known are: cheapest, confident, diverse, pareto, score$"
+    ):
         selection.policy("dearest")

@@ -117,7 +117,7 @@ def test_answers_do_not_depend_on_their_company() -> None:
         assert min(0.125, np.float32(was)) <= x <= max(0.125, np.float32(was))
 
 
-@pytest.mark.parametrize("select", ["score", "cheapest", "confident"])
+@pytest.mark.parametrize("select", ["score", "cheapest", "confident", "diverse"])
 def test_answers_are_sparser_and_no_worse(fitted: RecourseGenerator, denied: pd.DataFrame, select: str) -> None:
     asked = denied.iloc[:40]
     plain, sparse = (fitted.generate(asked, select=select, sparsify=wanted, **FEW).report for wanted in (False, True))

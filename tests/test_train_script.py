@@ -182,7 +182,10 @@ WRONG: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "option of the chosen data set": (("data=csv", "data.file=a.csv"), ("'data.file'", "path", "target_class")),
     "node": (("trainig.steps=3",), ("'trainig.steps'", "known are: data, backbone")),
     "value": (("training.steps=many",), ("training.steps must be a whole number", "'many'")),
-    "value that only the end needs": (("generate.select=luck",), ("'luck'", "cheapest, confident, score")),
+    "value that only the end needs": (
+        ("generate.select=luck",),
+        ("'luck'", "cheapest, confident, diverse, pareto, score"),
+    ),
     "threads": (("threads=0",), ("threads must be a whole number of at least 1",)),
     "number of people": (("evaluation.factuals=0",), ("evaluation.factuals must be",)),
     "option of the distance to Q": (
