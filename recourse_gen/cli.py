@@ -29,8 +29,10 @@ from recourse_gen.schema import Schema
 from recourse_gen.selection import POLICIES
 
 KEYS = ("factual", "rank")  # the first columns of an answer: who it is for, and which of theirs it is
-_OPTIONS = ("n", "candidates", "max_candidates", "select", "confidence", "cost_weight", "temperature", "seed")
-_OPTIONS += ("batch_size", "time_budget")
+_OPTIONS = (
+    *("n", "candidates", "max_candidates", "select", "confidence", "cost_weight", "temperature", "seed"),
+    *("batch_size", "time_budget"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
