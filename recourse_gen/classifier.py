@@ -63,7 +63,8 @@ def as_classifier(
     batch_size: rows per call of the model.
 
     ``probability`` of the result raises ValueError for a column that is missing or cannot be restored to its dtype and
-    for output that is not one finite probability per row, and RuntimeError, naming the rows, where the model raises.
+    for output that is not one finite probability per row, and RuntimeError, naming the rows and showing one
+    that is enough to make it fail, where the model raises.
     Zero rows give an empty array without a call. Raises ValueError for an unsupported model or an unknown class.
     """
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
@@ -118,7 +119,8 @@ class _Adapter:
             raise
         except Exception as error:
             cause = f"{type(error).__name__}: {error}"
-            raise RuntimeError(f"the classifier {self._name} failed on {rows}: {cause}") from error
+            told = f"the classifier {self._name} failed on {rows}: {cause}{self._culprit(frame)}"
+            raise RuntimeError(told) from error
         if scores.shape != (len(frame),):
             raise ValueError(f"the classifier {self._name} returned shape {scores.shape} for {len(frame)} rows")
         wrong = ~((scores >= -1e-6) & (scores <= 1 + 1e-6))
@@ -127,6 +129,23 @@ class _Adapter:
                 f"the classifier {self._name} returned {scores[wrong][0]} within {rows}, where probabilities are due"
             )
         return scores.clip(0.0, 1.0)
+
+    def _culprit(self, frame: pd.DataFrame) -> str:
+        """In words, a row that the model fails on alone, found by halving; nothing where it fails on many only."""
+        while len(frame) > 1:
+            half = frame.iloc[: len(frame) // 2]
+            frame = half if self._fails(half) else frame.iloc[len(frame) // 2 :]
+        if not self._fails(frame):
+            return ""
+        values = ", ".join(f"{name}={value!r}" for name, value in frame.astype(object).iloc[0].items())
+        return f"; also on this row alone, {frame.index.tolist()[0]!r}: {values}"
+
+    def _fails(self, frame: pd.DataFrame) -> bool:
+        try:
+            self._score(frame.copy())
+        except Exception:
+            return True
+        return False
 
 
 class _OutputError(ValueError):
