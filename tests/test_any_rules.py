@@ -1,4 +1,9 @@
-"""Whatever the table, the people and the rules of each of them: what `generate` promises, for every backbone."""
+"""Whatever the table, the people and the rules of each of them: what `generate` promises, for every backbone.
+
+At least 540 cases of a person, the rules of that person and a backbone: 12 tables for each of five backbones, with nine
+people each. Tables from which nothing can be learned are drawn again, so they do not count. Every way to choose takes
+turns, and everybody is asked for in batches of 1, 7 and 1000.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from strategies import Table, constraints, tables
 
@@ -49,8 +54,8 @@ class Linear:
         return 1 / (1 + np.exp(-8 * points))
 
 
-def fitted(backbone: str, table: Table, rules: Constraints, seed: int) -> RecourseGenerator | None:
-    """A generator after one step of training; None if it says that nobody can be helped or nothing can be learned."""
+def fitted(backbone: str, table: Table, rules: Constraints, seed: int) -> RecourseGenerator:
+    """A generator after one step of training; another example if nobody can be helped or nothing can be learned."""
     generator = RecourseGenerator(
         backbone,
         seed=seed,
@@ -63,8 +68,7 @@ def fitted(backbone: str, table: Table, rules: Constraints, seed: int) -> Recour
     try:
         return generator.fit(table.frame, classifier=Linear(table, seed), constraints=rules)
     except ValueError as error:
-        if any(part in str(error) for part in ("nobody to learn", "favourable", "leave no turned-down")):
-            return None
+        assume(not any(part in str(error) for part in ("nobody to learn", "favourable", "leave no turned-down")))
         raise
 
 
@@ -123,6 +127,10 @@ def nothing_obeys(person: pd.DataFrame, table: Table, rules: Constraints) -> boo
     return bool(rules.violations(person.iloc[[0] * count], blends).all())
 
 
+def test_there_are_enough_cases() -> None:
+    assert EXAMPLES * PEOPLE * len(TINY) >= 540
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", TINY)
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -133,14 +141,12 @@ def test_every_promise_holds_in_every_batch(backbone: str, data: Any, seed: int)
     table = data.draw(tables(min_columns=2, max_columns=5, min_rows=20, max_rows=40))
     kinds = [loosened(data.draw(constraints(table)), rng) for _ in range(RULES)]
     generator = fitted(backbone, table, kinds[0] if rng.random() < 0.3 else Constraints(), seed % 1000)
-    if generator is None:
-        return
     approve = Linear(table, seed % 1000)
     people = people_of(table, approve, rng)
     given = {label: kinds[rng.integers(RULES)] for label in people.index}
     options: dict[str, Any] = {
         **FEW,
-        "n": int(rng.integers(1, 3)),
+        "n": int(rng.integers(1, 4)),
         "select": str(rng.choice(sorted(POLICIES))),
         "sparsify": bool(rng.random() < 0.6),
         "audit": bool(rng.random() < 0.6),
@@ -148,7 +154,7 @@ def test_every_promise_holds_in_every_batch(backbone: str, data: Any, seed: int)
     }
     found = generator.generate(people, batch_size=1000, **options)
     check(found, people, table, given, approve)
-    for batch_size, some in ((1, people.iloc[:4]), (7, people.iloc[rng.permutation(PEOPLE)])):
+    for batch_size, some in ((1, people), (7, people.iloc[rng.permutation(PEOPLE)])):
         again = generator.generate(some, batch_size=batch_size, **options)
         asked = [key for key in found.report.index if key[0] in some.index]
         pd.testing.assert_frame_equal(again.report.loc[asked], found.report.loc[asked], rtol=1e-3)
