@@ -1,5 +1,6 @@
 """The search makes good on what a sampler may get wrong: rules, rounding, float32, and how many it draws at a time."""
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -176,3 +177,25 @@ def test_later_rounds_take_no_more_memory_than_the_first(transform: TableTransfo
     assert set(found.report["candidates"]) == {64}
     assert max(model.drafts) <= 4 * 50
     assert sum(model.drafts) == 64 * len(denied)
+
+
+def test_more_people_take_no_more_memory_than_their_answers(transform: TableTransform, denied: pd.DataFrame) -> None:
+    """What batches need besides is the same for one of them and for many: far more than a person's answer."""
+    model = Careless(transform.schema)
+    sizes: dict[str, Any] = {"n": 1, "candidates": 256, "max_candidates": 256, "batch_size": 50}
+
+    def approve(frame: pd.DataFrame) -> np.ndarray:
+        return np.where(frame["savings"] > 2000, 0.9, 0.1)
+
+    def peak(people: int) -> int:
+        asked = denied.iloc[np.arange(people) % len(denied)].reset_index(drop=True)
+        tracemalloc.start()
+        try:
+            search(model, transform, approve, asked, Constraints(), **sizes)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(50)  # whatever is made once
+    one, many = peak(50), peak(500)
+    assert (many - one) / 450 < one / 50 / 10
