@@ -173,7 +173,7 @@ class RecourseGenerator:
         it has learned and gives more choice. seed: replaces the generator's. batch_size: people at a time, for memory.
         time_budget: seconds after which the call is to end. Whoever has not been served by then is ``not_found``, and
         the reason says so; the answers of the others are those of a call without a budget. First, everybody is
-        classified; then people are served in order, in portions that are expected to fit.
+        classified; then people are served in portions that are expected to fit, so small ones at the end.
         progress: called after every batch with the number of people in it, as ``tqdm.update`` may be.
 
         The answer for a row depends on the seed and that row alone. Raises ValueError for wrong input.

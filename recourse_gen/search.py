@@ -101,7 +101,7 @@ class Search:
         alike = self.scorer.constraints.alike(factuals)
         batches = [at[start : start + size] for at in alike for start in range(0, max(len(at), 1), size)]
         opened: Iterable[Opened] = (self._open(factuals.iloc[at]) for at in batches)
-        if self.options.time_budget is not None:
+        if self.deadline.seconds is not None:
             opened = list(opened)  # so that nobody is left without a status when the time is over
         parts = []
         for at, batch in zip(batches, opened, strict=True):
