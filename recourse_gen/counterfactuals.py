@@ -44,7 +44,8 @@ class Counterfactuals:
     """Recommended changes for a frame of factuals.
 
     factuals: the frame that was asked about, in training column order. report: one row per requested (factual, rank);
-    rank 0 is the best answer (with ``pareto``, the cheapest). schema: the columns of the training frame. The report's columns:
+    rank 0 is the best answer (with ``pareto``, the cheapest). schema: the columns of the training frame. The columns of
+    the report:
 
     status: one of `STATUSES`. reason: why there is no answer, or why the auditor does not accept it; else empty.
     probability_before, probability: of the favourable class, by the classifier, for the factual and for exactly the

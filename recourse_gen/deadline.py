@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+RESERVED = 0.05  # share of the seconds that is kept for putting the answers together
 FIRST = 8  # people in the first portion, of which nobody knows yet how long it takes
 
 
@@ -19,7 +20,7 @@ class Deadline:
 
     def __init__(self, seconds: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.seconds, self._clock = seconds, clock
-        self._end = math.inf if seconds is None else clock() + seconds
+        self._end = math.inf if seconds is None else clock() + (1 - RESERVED) * seconds
         self._size, self._began = 0, math.nan  # of the portion in hand; no people before the first
 
     def passed(self) -> bool:

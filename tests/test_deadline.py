@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from strategies import quick
 
 from recourse_gen import Constraints, Counterfactuals, RecourseGenerator
-from recourse_gen.deadline import FIRST, Deadline
+from recourse_gen.deadline import FIRST, RESERVED, Deadline
 from recourse_gen.rows import Rows
 from recourse_gen.search import Search, SearchOptions
 from tests.stubs import Stub
@@ -150,6 +150,6 @@ def test_portions_grow_while_they_fit(people: int, fixed: float, each: float, se
     if fixed + each * FIRST <= seconds:
         assert clock.now <= seconds + fixed, "the share that does not depend on the people is not known"
     if served < people and not deadline.passed():
-        left = seconds - clock.now
+        left = (1 - RESERVED) * seconds - clock.now
         assert left < 2 * took, "it could have gone on"
     assert list(deadline.portions(0)) == []
