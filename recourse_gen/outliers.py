@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
+from torch import Tensor
 
-_CELLS = 2**22  # approximate distances held at a time
-_SET = 32  # rows of a set
+_ASKED = 4096  # rows that ask at a time
+_BOX = 256  # most rows of a box
 _EPSILON = 1e-10  # a density stays finite among more than k equal rows
 
 
@@ -63,35 +65,23 @@ class OutlierFactor:
 
     def _neighbours(self, features: np.ndarray, own: bool) -> _Neighbours:
         """own: the features are the reference rows, and none of them is its own neighbour."""
-        size = max(1, _CELLS // len(self.rows))
         # One more, as a row alone in its place is not its own neighbour.
         k = min(self.k + own, len(self.rows))
-        # In k of the sets that every so many rows make up, k rows are at least as near as the k-th nearest set: few
-        # sets are looked at row by row, and none is sorted.
-        sets = max(k, -(-len(self.rows) // _SET))
-        padding = -len(self.rows) % sets
-        table = torch.nn.functional.pad(torch.from_numpy(self.rows).float(), (0, 0, 0, padding))
-        squares = torch.nn.functional.pad(table[: len(self.rows)].square().sum(1), (0, padding), value=torch.inf)
-        highest = squares[: len(self.rows)].max()
         parts = []
-        for start in range(0, len(features), size):
-            some = torch.from_numpy(features[start : start + size]).float()
-            # The square of the asking row is the same for all, and no product of float32 is exact: so a little more
-            # than what is needed is kept, and asked exactly.
-            apart = torch.addmm(squares, some, table.T, alpha=-2.0).unflatten(1, (-1, sets))
-            nearest = apart.amin(1)
-            reach = nearest.topk(k, largest=False).values[:, -1]
-            reach += 1e-5 * (1.0 + highest + some.square().sum(1))
-            asking, part = (nearest <= reach[:, None]).nonzero(as_tuple=True)
-            at, place = (apart[asking, :, part] <= reach[asking, None]).nonzero(as_tuple=True)
-            asking, row = asking[at], place * sets + part[at]
-            parts.append(self._exact(features[start : start + size], asking.numpy(), row.numpy(), start, own))
+        for start in range(0, len(features), _ASKED):
+            some = features[start : start + _ASKED]
+            asking, row = self._boxes.within_reach(torch.from_numpy(some).float(), k)
+            parts.append(self._exact(some, asking, row, start, own))
         return _Neighbours(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+    @cached_property
+    def _boxes(self) -> _Boxes:
+        return _Boxes.around(self.rows, self.k + 1)
 
     def _exact(
         self, features: np.ndarray, asking: np.ndarray, row: np.ndarray, first: int, own: bool
     ) -> tuple[np.ndarray, ...]:
-        """The neighbours among pairs of an asking row and a reference row; `asking` rises."""
+        """The neighbours among pairs of an asking row and a reference row."""
         apart = np.sqrt(np.square(features[asking] - self.rows[row]).sum(1))
         weight = self.weight[row] - (own & (row == asking + first))
         some = weight > 0
@@ -104,6 +94,77 @@ class OutlierFactor:
         distance = np.maximum.reduceat(np.where(before < self.k, apart, 0.0), start)
         near = apart <= distance[asking] * (1 + 1e-9)
         return asking[near] + first, row[near], apart[near], weight[near], distance
+
+
+@dataclass(frozen=True)
+class _Boxes:
+    """Reference rows in G boxes, such that most of them are out of reach for any one row, and are never looked at.
+
+    order: the rows, box by box, int64 ``(M,)``. ends: of each box in that order. table: float32 ``(M, E)`` and squares:
+    of its rows ``(M,)``, in that order. low, high, centre: float32 ``(G, E)``.
+    """
+
+    order: np.ndarray
+    ends: list[int]
+    table: Tensor
+    squares: Tensor
+    low: Tensor
+    high: Tensor
+    centre: Tensor
+
+    @classmethod
+    def around(cls, rows: np.ndarray, least: int) -> _Boxes:
+        """Distinct rows ``(M, E)``, at least so many in a box where there are as many: cut in two, about in the middle
+        of the column that differs most, until every box is small."""
+        waiting, parts = [np.arange(len(rows))], []
+        while waiting:
+            at = waiting.pop()
+            if len(at) <= max(_BOX, 2 * least):
+                parts.append(at)
+                continue
+            cells = rows[at]
+            values = cells[:, cells.var(0).argmax()]
+            rising = values.argsort(kind="stable")
+            steps = 1 + np.flatnonzero(np.diff(values[rising]))
+            # Equal values stay together, as rows of one category are near each other.
+            cut = steps[np.abs(steps - len(at) // 2).argmin()].clip(least, len(at) - least)
+            waiting += [at[rising[:cut]], at[rising[cut:]]]
+        tables = [torch.from_numpy(rows[at]).float() for at in parts]
+        table = torch.cat(tables)
+        low, high, centre = (
+            torch.stack([part(cells, 0) for cells in tables]) for part in (torch.amin, torch.amax, torch.mean)
+        )
+        ends = np.cumsum([len(at) for at in parts]).tolist()
+        return cls(np.concatenate(parts), ends, table, table.square().sum(1), low, high, centre)
+
+    def within_reach(self, asked: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Pairs of an asking row, float32 ``(B, E)``, and a reference row, int64 ``(P,)`` each: its k nearest, those
+        that are equally near, and a few more."""
+        own = asked.square().sum(1)
+        home = torch.addmm(self.centre.square().sum(1), asked, self.centre.T, alpha=-2.0).argmin(1)
+        # The square of the asking row is the same for all, and left out of distances.
+        reach = torch.empty(len(asked))
+        for box in home.unique().tolist():
+            at = (home == box).nonzero()[:, 0]
+            reach[at] = self._apart(asked[at], box).topk(k, largest=False).values[:, -1]
+        # No product of float32 is exact: a little more than what is needed is kept, to be asked exactly.
+        reach += 1e-5 * (1.0 + self.squares.max() + own)
+        gaps = [(some[:, None] - some[:, None].clamp(self.low, self.high)).square().sum(2) for some in asked.split(128)]
+        open_to = torch.cat(gaps) <= (reach + own)[:, None]
+        pairs = []
+        for box, end in enumerate(self.ends):
+            at = open_to[:, box].nonzero()[:, 0]
+            if len(at):
+                apart = self._apart(asked[at], box)
+                who, row = (apart <= reach[at, None]).nonzero(as_tuple=True)
+                pairs.append(torch.stack([at[who], row + end - apart.shape[1]]))
+        asking, row = torch.cat(pairs, 1).numpy()
+        return asking, self.order[row]
+
+    def _apart(self, asked: Tensor, box: int) -> Tensor:
+        """Squared distances to the rows of a box, less the square of each asking row."""
+        at = slice(self.ends[box - 1] if box else 0, self.ends[box])
+        return torch.addmm(self.squares[at], asked, self.table[at].T, alpha=-2.0)
 
 
 @dataclass(frozen=True)

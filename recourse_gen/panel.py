@@ -17,6 +17,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from recourse_gen.outliers import OutlierFactor
+from recourse_gen.votes import favourable
 
 FOLDS = 3
 FAMILIES = (HistGradientBoostingClassifier, RandomForestClassifier, RandomForestClassifier)
@@ -154,7 +155,7 @@ def _reach(plausibility: np.ndarray) -> np.ndarray:
 
 def _consensus(models: tuple[Any, ...], features: np.ndarray) -> np.ndarray:
     with _one_thread():
-        votes = np.stack([model.predict_proba(features)[:, 1] for model in models])
+        votes = np.stack([favourable(model, features) for model in models])
     # Threads add up trees in any order; rounding drops the bits that this changes, so equal rows stay equal.
     return votes.mean(axis=0).round(9)
 

@@ -86,17 +86,19 @@ def as_frame(transform: TableTransform, people: People, person: np.ndarray, draw
     """Candidates ``(R, ·)`` of the people at `person`, int64 ``(R,)``, as a frame: what is unchanged has exactly the
     factual's value, and numbers keep to their raw bounds in spite of float32."""
     at = torch.from_numpy(person)
-    frame = transform.decode(drawn)
     same_num, same_cat = (drawn.num == people.rows.num[at]).numpy(), (drawn.cat == people.rows.cat[at]).numpy()
     columns = {}
     for d, t, n in transform.schema.places:
         feature = transform.schema.features[d]
-        column = frame[feature.name]
-        if n is not None:
-            low, high = people.feasible.raw_low[person, n], people.feasible.raw_high[person, n]
-            column = transform.restore(feature, column.to_numpy(dtype=np.float64).clip(low, high))
-        same = same_num[:, n] if n is not None else same_cat[:, t]
         # In the training dtype: today's frame may have others, say fewer categories.
-        today = transform.restore(feature, people.frame[feature.name].to_numpy()).take(person).set_axis(frame.index)
-        columns[feature.name] = column.mask(same, today).astype(column.dtype) if same.any() else column
+        today = transform.restore(feature, people.frame[feature.name].to_numpy())
+        if n is None:
+            # Values are made once per person and level, not once per candidate.
+            levels = transform.values(feature)
+            code = np.where(same_cat[:, t], len(levels) + person, drawn.cat[:, t].numpy())
+            columns[feature.name] = pd.Series(pd.concat([levels, today]).array.take(code))
+            continue
+        low, high = people.feasible.raw_low[person, n], people.feasible.raw_high[person, n]
+        column = transform.restore(feature, transform.raw(feature, drawn.num[:, n]).clip(low, high))
+        columns[feature.name] = column.mask(same_num[:, n], today.take(person).set_axis(column.index))
     return pd.DataFrame(columns)

@@ -31,6 +31,7 @@ from recourse_gen.transform import TableTransform
 
 Opened = tuple[pd.DataFrame, np.ndarray, People]
 SPARE = 7  # finalists beyond n that are made sparse: the best before need not be the best after
+SPARED = 1  # those of them that go on after their first moves
 CHANGE_PRICE = 0.1  # what a changed column adds to the burden: as much as a tenth of a column's range
 
 
@@ -198,6 +199,8 @@ class Search:
             self.policy,
             lambda drawn, at: self.scorer(people, person[at], drawn),
             people.feasible.together,
+            rivals=count,
+            keep=self.options.n + SPARED,
         )
         sparse = sparse.reshape(batch, count).without_repeats()
         enough = (sparse.valid.sum(1) >= self.options.n) & (not self.policy.keeps_origins)

@@ -22,6 +22,8 @@ def sparsify(
     policy: Policy,
     ask: Callable[[Rows, np.ndarray], Pool],
     together: Sequence[Sequence[int]] = (),
+    rivals: int = 1,
+    keep: int | None = None,
 ) -> Pool:
     """The valid rows of a pool ``(A, 1)`` after greedy moves towards their factuals ``(A, ·)``; the others as they are.
 
@@ -31,7 +33,8 @@ def sparsify(
     answers take their rounds together. Columns that change together go back to the factual's values together.
 
     ask: candidates ``(R, ·)`` for the answers at ``(R,)`` to a scored pool ``(R, 1)``. together: groups of column
-    positions.
+    positions. rivals: so many answers in a row have the same factual; after their first round only the best `keep` of
+    them go on, by default all.
     """
     tokens, own = len(schema.tokens), _cells(factual)
     number = torch.tensor([feature.kind != "categorical" for feature in (*schema.tokens, *schema.numbers)])
@@ -62,6 +65,9 @@ def sparsify(
         done[moves] = True
         less = share[answer[done], column[done]] / 2 * number[column[done]]
         share[answer[done], column[done]] = less * (less >= SMALLEST)
+        if keep is not None:
+            best, keep = policy.choose(answers.reshape(len(own) // rivals, rivals), keep), None
+            share *= torch.from_numpy((np.arange(rivals) == best[:, :, None]).any(1).reshape(-1, 1))
 
 
 def _cells(rows: Rows) -> Tensor:

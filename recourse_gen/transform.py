@@ -76,20 +76,24 @@ class TableTransform:
 
     def decode(self, rows: Rows) -> pd.DataFrame:
         """`Rows` of shape ``(B, ·)`` to a frame with the training columns and dtypes, index 0 to B - 1."""
-        num, cat = rows.num.cpu().double().numpy(), rows.cat.cpu().numpy()
         columns: dict[str, pd.Series] = {}
-        n = c = 0
-        for feature in self.schema.features:
-            if feature.is_token:
-                values = _level_array(feature)[cat[:, c]]
-                c += 1
+        for d, t, n in self.schema.places:
+            feature = self.schema.features[d]
+            if n is None:
+                columns[feature.name] = pd.Series(self.values(feature).array.take(rows.cat[:, t].cpu().numpy()))
             else:
-                assert feature.bounds is not None
-                low, high = feature.bounds
-                values = low + num[:, n] * (high - low)
-                n += 1
-            columns[feature.name] = self.restore(feature, values)
+                columns[feature.name] = self.restore(feature, self.raw(feature, rows.num[:, n]))
         return pd.DataFrame(columns)
+
+    def values(self, feature: Feature) -> pd.Series:
+        """The levels ``(L,)`` of a token column, in the training dtype."""
+        return self.restore(feature, _level_array(feature))
+
+    def raw(self, feature: Feature, scaled: torch.Tensor) -> np.ndarray:
+        """Float64 ``(B,)``: values of a continuous column in raw units, not yet rounded, of scaled ones ``(B,)``."""
+        assert feature.bounds is not None
+        low, high = feature.bounds
+        return low + scaled.cpu().double().numpy() * (high - low)
 
     def restore(self, feature: Feature, values: np.ndarray) -> pd.Series:
         """Raw values as a column of the training dtype; whole numbers where that dtype is an integer."""

@@ -52,6 +52,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "recourse_gen.deadline",
         "recourse_gen.outliers",
         "recourse_gen.files",
+        "recourse_gen.votes",
     ),
 )
 

@@ -60,13 +60,13 @@ def factual(rows: int) -> Rows:
     return Rows(torch.full((rows, 1), 0.125), torch.tensor([[0, 1]]).repeat(rows, 1))
 
 
-def after(rule: Any, cat: Any, num: Any, together: Any = ()) -> tuple[list[list[float]], int]:
+def after(rule: Any, cat: Any, num: Any, together: Any = (), **rivals: int) -> tuple[list[list[float]], int]:
     """(colour, level, x) of each answer after it was made sparse, and how many rows were asked about."""
     own = factual(len(cat))
     asked = Asked(rule, own)
     start = asked(Rows(torch.tensor(num), torch.tensor(cat)), np.arange(len(cat)))
     asked.rows = 0
-    done = sparsify(start, own, SCHEMA, policy("cheapest"), asked, together)
+    done = sparsify(start, own, SCHEMA, policy("cheapest"), asked, together, **rivals)
     assert done.valid.tolist() == start.valid.tolist()
     return torch.cat([done.rows.cat, done.rows.num], 2)[:, 0].tolist(), asked.rows
 
@@ -93,6 +93,71 @@ def test_columns_that_change_together_go_back_together() -> None:
     assert after(alone, [[2, 7]], [[0.625]], [(0, 2)])[0] == [[0, 3, 0.125]]
     needed, _ = after(lambda *cells: alone(*cells) & (cells[2] >= 0.5), [[2, 7]], [[1.125]], [(0, 2)])
     assert needed == [[2, 3, 0.5]], "one by one, they still go part of the way"
+
+
+def plainly(rule: Any, start: list[float]) -> list[float]:
+    """One answer (colour, level, x), one move after the other, as `sparsify` promises."""
+    own, kinds = np.array([0.0, 1.0, 0.125]), "cno"
+
+    def asked(cells: np.ndarray) -> tuple[bool, float]:
+        colour, level, x = (np.array([cell]) for cell in cells)
+        price = float(colour[0] != 0) + abs(level[0] - 1) / 8 + abs(x[0] - 0.125)
+        return bool(rule(colour, level, x)[0]), price
+
+    now, share = np.array(start), np.ones(3)
+    valid, price = asked(now)
+    while valid:
+        share[now == own] = 0
+        moves = []
+        for d in np.flatnonzero(share):
+            left = (now[d] - own[d]) * (1 - share[d])
+            cells = now.copy()
+            cells[d] = own[d] + (np.trunc(left) if kinds[d] != "o" else left)
+            moves.append((d, cells, *asked(cells)))
+        if not moves:
+            break
+        good = [move for move in moves if move[2] and move[3] < price]
+        made = set()
+        if good:
+            d, now, _, price = min(good, key=lambda move: move[3])
+            made = {d}
+        failed = {d for d, *_ in moves} - {d for d, *_ in good}
+        for d in made | failed:
+            share[d] = share[d] / 2 if kinds[d] != "c" and share[d] > 0.25 else 0
+    return now.tolist()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_all_answers_at_once_are_those_of_one_move_after_the_other(seed: int) -> None:
+    """Values and shares are powers of two, so that no price is rounded."""
+    rng = np.random.default_rng(seed)
+    cat = np.stack([rng.integers(0, 3, 300), rng.integers(0, 9, 300)], 1)
+    num = rng.integers(0, 9, (300, 1)) / 8
+    weight, bound = rng.integers(1, 4, 3), rng.integers(2, 9)
+
+    def rule(colour: np.ndarray, level: np.ndarray, x: np.ndarray) -> np.ndarray:
+        return weight[0] * (colour == 2) * 3 + weight[1] * level + weight[2] * 8 * (x - (colour == 1)) > bound
+
+    found, _ = after(rule, cat.tolist(), num.tolist())
+    starts = np.concatenate([cat, num], 1).tolist()
+    assert found == [plainly(rule, start) for start in starts]
+    assert sum(one != start for one, start in zip(found, starts, strict=True)) > 40
+
+
+def test_only_the_best_of_several_answers_go_on() -> None:
+    """After the first round the second answer is the cheapest, and the first the next."""
+    cat, num = [[2, 7], [1, 6], [2, 8]], [[0.625]] * 3
+
+    def rule(colour: np.ndarray, level: np.ndarray, x: np.ndarray) -> np.ndarray:
+        return level >= 4
+
+    alone, rows = after(rule, cat, num)
+    assert alone == [[0, 4, 0.125], [0, 4, 0.125], [0, 4, 0.125]]
+    third = [0, 8, 0.625]
+    assert after(rule, cat, num, rivals=3, keep=2)[0] == [*alone[:2], third]
+    assert after(rule, cat, num, rivals=3, keep=1)[0] == [[0, 7, 0.625], alone[1], third]
+    assert after(rule, cat, num, rivals=3, keep=3) == (alone, rows) == after(rule, cat, num, rivals=1, keep=1)
+    assert after(rule, cat, num, rivals=3, keep=2)[1] < rows
 
 
 def test_an_invalid_answer_stays_as_it_is() -> None:
