@@ -29,7 +29,7 @@ from recourse_gen.transform import TableTransform
 VERSION = 2
 CONFIG, SCHEMA, TRANSFORM = "config.yaml", "schema.json", "transform.json"
 WEIGHTS, METRICS, LOG = "model.safetensors", "metrics.json", resumption.LOG
-AUDITOR, CLASSIFIER = audit.FILE, "classifier.skops"
+AUDITOR, CLASSIFIER, STATE = audit.FILE, "classifier.skops", resumption.FILE
 # What is read of each at most, in bytes.
 LIMITS = {
     CONFIG: MEGABYTE,
@@ -64,7 +64,7 @@ def reopen(folder: Path, *, resume: bool = False) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     files.sweep(folder)
-    for name in (METRICS,) if resume else (METRICS, LOG, resumption.FILE):
+    for name in (METRICS,) if resume else (METRICS, LOG, STATE):
         (folder / name).unlink(missing_ok=True)
 
 
@@ -93,7 +93,7 @@ def write(
     auditor.save(folder)
     write_weights(folder, model)
     write_metrics(folder, summary)
-    (folder / resumption.FILE).unlink(missing_ok=True)  # only now, so that a run killed here need not train again
+    (folder / STATE).unlink(missing_ok=True)  # only now, so that a run killed here need not train again
 
 
 def write_text(path: Path, text: str) -> None:

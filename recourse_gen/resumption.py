@@ -111,18 +111,8 @@ class TrainingState:
         path = folder / FILE
         if not path.exists():
             return False
-        data = files.read(path, LIMIT)
-        tensors = files.tensors(path, data)
-        try:
-            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-            if header["sha256"] != _digest(header["state"], tensors):
-                raise ValueError("it is not what was written")
-            record = json.loads(header["state"])
-            if record["version"] != VERSION:
-                raise ValueError(f"this release reads version {VERSION}, not {record['version']!r}")
-            differing = _differences(record["settings"], _flat(settings))
-        except _WRONG as error:
-            raise ValueError(f"{path} is damaged: {str(error)[:300]}") from error
+        record, tensors = parse(path)
+        differing = _differences(record["settings"], _flat(settings))
         if differing:
             raise ValueError(f"{path} cannot be resumed: it is of a run with another {', '.join(differing)}")
         try:
@@ -155,7 +145,26 @@ class TrainingState:
         if self.scaler:
             self.scaler.load_state_dict(record["scaler"])
         for name, generator in self.generators.items():
-            generator.set_state(parts["generator"][name][processes().process_index])
+            # A copy, because set_state reads from where the storage begins, whatever row it is given.
+            generator.set_state(parts["generator"][name][processes().process_index].clone())
+
+
+def parse(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What a file of a state holds that is no tensor, and its tensors. Raises ValueError if it is damaged."""
+    data = files.read(path, LIMIT)
+    tensors = files.tensors(path, data)
+    try:
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+        if header["sha256"] != _digest(header["state"], tensors):
+            raise ValueError("it is not what was written")
+        record = json.loads(header["state"])
+        if record["version"] != VERSION:
+            raise ValueError(f"this release reads version {VERSION}, not {record['version']!r}")
+        if not isinstance(record["settings"], dict):
+            raise ValueError("it does not say which run it is of")
+    except _WRONG as error:
+        raise ValueError(f"{path} is damaged: {str(error)[:300]}") from error
+    return record, tensors
 
 
 def digest(*tensors: Tensor) -> str:

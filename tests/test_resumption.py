@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from killing import everything
 from sklearn.pipeline import Pipeline
 from trainings import TINY, same, small_pairs, train
 
@@ -71,6 +74,10 @@ def test_a_resumed_run_ends_like_one_that_never_stopped(
     cut_short(name, pairs, broken, monkeypatch, 24, resume=True)
     resumed, again = train(name, pairs, broken, resume=True)
     assert same(model, resumed)
+    (record, tensors), (ended, found) = everything(straight), everything(broken)
+    assert ended == record
+    assert tensors.keys() == found.keys()
+    assert all(torch.equal(tensors[part], found[part]) for part in tensors), "to the last moment and random number"
     assert replace(again, seconds=trained.seconds) == trained
     assert log(broken) == log(straight)
     assert [record["step"] for record in log(broken)] == [7, 14, 21, 28, 30]
@@ -271,6 +278,25 @@ def test_a_generator_resumes_and_saving_removes_the_state(
     resumed.save(tmp_path)
     assert not (tmp_path / FILE).exists()
     assert checkpoint.is_finished(tmp_path)
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_a_run_ends_as_if_left_in_peace(tmp_path: Path) -> None:
+    """As many times as RECOURSE_KILLS says, by SIGKILL, at random moments and in the middle of writing."""
+    kills, tests = int(os.environ.get("RECOURSE_KILLS", "6")), Path(__file__).parent
+    path = os.pathsep.join(map(str, (tests.parent, tests)))
+    done = subprocess.run(
+        [sys.executable, tests / "killing.py", tmp_path, str(kills), "0"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": path},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    count = json.loads(done.stdout)
+    assert count["kills"] == kills
+    assert count["equal"] == count["runs"] > 0
+    assert count["states_read"] > 0
+    assert count["while_writing"] > 0
 
 
 def test_a_run_that_is_not_resumed_forgets_the_one_before(tmp_path: Path) -> None:
