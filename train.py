@@ -1,6 +1,7 @@
 """Train a recourse generator on a table, recommend changes to held-out people, and judge them.
 
 accelerate launch train.py backbone=ar data=heloc
+accelerate launch train.py backbone=ar data=heloc resume=true
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ import math
 import os
 import re
 import shutil
+import signal
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +36,7 @@ from recourse_gen.classifier import as_classifier, fit_classifier
 from recourse_gen.estimators import ForeignTypesError
 from recourse_gen.judge import GoldJudge
 from recourse_gen.options import check_names, check_number, check_whole, construct
+from recourse_gen.processes import first_to_fail
 from recourse_gen.search import SearchOptions
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
@@ -56,6 +60,8 @@ def check(config: dict[str, Any]) -> None:
     folder, evaluated = Path(config["run"]), config["evaluation"]
     if checkpoint.is_finished(folder) and not config["overwrite"]:
         raise ValueError(f"{folder} already holds a finished run; pass overwrite=true or another run=PATH")
+    if not isinstance(config["resume"], bool):
+        raise ValueError(f"resume must be true or false, got {config['resume']!r}")
     if config["threads"] is not None:
         check_whole("threads", config["threads"])
     check_whole("evaluation.factuals", evaluated["factuals"])
@@ -140,6 +146,7 @@ def fit(config: dict[str, Any], given: World, watch: Stopwatch) -> RecourseGener
         classifier=given.classifier,
         constraints=given.constraints,
         folder=config["run"],
+        resume=config["resume"],
     )
     watch.seconds.update(generator.summary["seconds"])
     return generator
@@ -176,6 +183,9 @@ def report(generator: RecourseGenerator, given: World, config: dict[str, Any], w
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
 def main(composed: DictConfig) -> None:
     warnings.formatwarning = lambda message, *_args, **_kwargs: f"note: {message}\n"
+    processes = training.processes()
+    if not processes.is_main_process:
+        warnings.simplefilter("ignore")  # the main process says the same
     watch = Stopwatch()
     config: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
     folder = Path(config["run"])
@@ -185,21 +195,39 @@ def main(composed: DictConfig) -> None:
         use_threads(config["threads"])
         given = world(config, watch)
         generator = fit(config, given, watch)
-        if training.processes().is_main_process:
+        processes.wait_for_everyone()
+        processes.destroy_process_group()  # the others need not wait for the evaluation
+        if processes.is_main_process:
             report(generator, given, config, watch)
-    except (ValueError, ArithmeticError, OSError) as error:
-        if training.processes().is_main_process:
-            if made_here and not (folder / checkpoint.WEIGHTS).exists():  # trained weights outlive a failed evaluation
-                shutil.rmtree(folder, ignore_errors=True)
+    except Exception as error:
+        kept = any((folder / name).exists() for name in (checkpoint.WEIGHTS, checkpoint.STATE))
+        if processes.is_main_process and made_here and not kept:  # what was trained outlives a failed evaluation
+            shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, (ValueError, ArithmeticError, OSError)):
             refuse(str(error))
-        sys.exit(2)
-    training.processes().wait_for_everyone()
-    training.processes().destroy_process_group()
+        if processes.num_processes == 1:
+            raise
+        leave(1, traceback.format_exc() if first_to_fail() else "")
+    except training.Terminated as stop:
+        if processes.is_main_process:
+            print(f"note: {stop}", file=sys.stderr, flush=True)
+        processes.wait_for_everyone()  # or the launcher would end the main process before it has said so
+        leave(128 + signal.SIGTERM)
 
 
 def refuse(sentence: str) -> None:
-    print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
-    sys.exit(2)
+    """End this process, and with it the run, with one sentence."""
+    leave(2, f"error: {' '.join(sentence.split())}" if first_to_fail() else "")
+
+
+def leave(code: int, words: str = "") -> None:
+    """End this process with a code and, on stderr, words."""
+    if words:
+        print(words, file=sys.stderr, flush=True)
+    if training.processes().num_processes > 1:
+        sys.stdout.flush()
+        os._exit(code)  # an orderly end would wait for processes that may never answer
+    sys.exit(code)
 
 
 def wrong_option(error: Exception) -> str:

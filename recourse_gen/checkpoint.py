@@ -18,9 +18,8 @@ import numpy as np
 import safetensors.torch
 import torch
 import yaml
-from safetensors import SafetensorError
 
-from recourse_gen import audit, estimators, files
+from recourse_gen import audit, estimators, files, resumption
 from recourse_gen.backbone import Backbone
 from recourse_gen.budget import Budget, check_schema
 from recourse_gen.files import MEGABYTE, replace_file
@@ -29,8 +28,8 @@ from recourse_gen.transform import TableTransform
 
 VERSION = 2
 CONFIG, SCHEMA, TRANSFORM = "config.yaml", "schema.json", "transform.json"
-WEIGHTS, METRICS, LOG = "model.safetensors", "metrics.json", "metrics.jsonl"
-AUDITOR, CLASSIFIER = audit.FILE, "classifier.skops"
+WEIGHTS, METRICS, LOG = "model.safetensors", "metrics.json", resumption.LOG
+AUDITOR, CLASSIFIER, STATE = audit.FILE, "classifier.skops", resumption.FILE
 # What is read of each at most, in bytes.
 LIMITS = {
     CONFIG: MEGABYTE,
@@ -42,7 +41,6 @@ LIMITS = {
     CLASSIFIER: estimators.LIMIT,
 }
 REQUIRED = (SCHEMA, TRANSFORM, WEIGHTS, AUDITOR)
-_HEADER = 8 * MEGABYTE  # of a safetensors file: the names and shapes of its tensors
 _DIGESTS = "files"  # in metrics.json
 _CONFIG: dict[str, type] = {
     "backbone": str,
@@ -59,10 +57,14 @@ def is_finished(folder: str | Path) -> bool:
     return (Path(folder) / METRICS).exists()
 
 
-def reopen(folder: Path) -> None:
-    """Make the folder, or an earlier run's folder unfinished again, so that a run cut short is never taken for it."""
+def reopen(folder: Path, *, resume: bool = False) -> None:
+    """Make the folder, or an earlier run's folder unfinished again, so that a run cut short is never taken for it.
+
+    resume: keep what an unfinished run left for the next one.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (METRICS, LOG):
+    files.sweep(folder)
+    for name in (METRICS,) if resume else (METRICS, LOG, STATE):
         (folder / name).unlink(missing_ok=True)
 
 
@@ -76,7 +78,7 @@ def write(
     summary: Mapping[str, Any],
     classifier: Any = None,
 ) -> None:
-    """Write a finished run into a folder, created if need be.
+    """Write a finished run into a folder, created if need be, and remove the state of its training.
 
     Raises ValueError for a classifier that is not of the parts that `recourse_gen.estimators.OWN` lists.
     """
@@ -91,6 +93,7 @@ def write(
     auditor.save(folder)
     write_weights(folder, model)
     write_metrics(folder, summary)
+    (folder / STATE).unlink(missing_ok=True)  # only now, so that a run killed here need not train again
 
 
 def write_text(path: Path, text: str) -> None:
@@ -99,7 +102,8 @@ def write_text(path: Path, text: str) -> None:
 
 def write_weights(folder: Path, model: Backbone) -> None:
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    replace_file(folder / WEIGHTS, lambda draft: safetensors.torch.save_file(state, draft))
+    data = safetensors.torch.save(state)  # Python writes them, whose errors say what is wrong with the disk
+    replace_file(folder / WEIGHTS, lambda draft: draft.write_bytes(data))
 
 
 def _write_classifier(folder: Path, model: Any) -> None:
@@ -255,13 +259,8 @@ def _parse_metrics(path: Path, data: bytes) -> dict[str, Any]:
 
 
 def _weights(path: Path, data: bytes) -> dict[str, torch.Tensor]:
-    """Tensors by name, together no larger than the file."""
-    if int.from_bytes(data[:8], "little") > _HEADER:
-        raise ValueError(f"{path} is damaged: no network has as many tensors as it declares")
-    try:
-        state = safetensors.torch.load(data)
-    except (SafetensorError, RuntimeError, *_WRONG) as error:
-        raise ValueError(f"{path} is damaged: {_short(error)}") from error
+    """Finite tensors by name, together no larger than the file."""
+    state = files.tensors(path, data)
     if not all(torch.isfinite(value).all() for value in state.values() if value.is_floating_point()):
         raise ValueError(f"{path} holds weights that are not finite")
     return state

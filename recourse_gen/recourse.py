@@ -78,15 +78,20 @@ class RecourseGenerator:
         classifier: Any,
         constraints: Constraints | None = None,
         folder: str | Path | None = None,
+        resume: bool = False,
     ) -> RecourseGenerator:
         """Learn from training rows.
 
         X: training frame. y: outcomes ``(B,)``, two-valued or containing `target_class`; None takes the classifier's
         own decisions. classifier: anything `as_classifier` takes. constraints: what everybody may do; partners obey
-        them. folder: where the training log and the best weights so far are kept, created when training starts.
+        them. folder: where the training log, the best weights so far and the state of the training are kept, created
+        when training starts; `save` there removes the state. resume: go on from that state, as if training had never
+        stopped; where there is none, it starts, with a warning.
 
-        Raises ValueError for input that cannot work, before anything is written.
+        Raises ValueError for input that cannot work, before anything is written, and for a state of another run.
         """
+        if resume and folder is None:
+            raise ValueError("resume needs the folder of the training that is to go on")
         seconds: dict[str, float] = {}
         started = time.perf_counter()
         backbone_class = registry.load(self.backbone)
@@ -117,7 +122,7 @@ class RecourseGenerator:
         seconds["audit"] = time.perf_counter() - started - seconds["pairs"]
         folder = None if folder is None else Path(folder)
         if folder is not None and training.processes().is_main_process:
-            checkpoint.reopen(folder)
+            checkpoint.reopen(folder, resume=resume)
         training.processes().wait_for_everyone()
         trained = training.fit(
             model,
@@ -126,6 +131,14 @@ class RecourseGenerator:
             seed=self.seed,
             folder=folder,
             save=None if folder is None else lambda model: checkpoint.write_weights(folder, model),
+            resume=resume,
+            settings={
+                "backbone": self.backbone,
+                "backbone_options": effective(backbone_class, self.backbone_options, skip=1),
+                "pairs": asdict(self.pair_options),
+                "constraints": self.constraints.to_dict(),
+                "schema": schema.to_json(),
+            },
         )
         self.model, seconds["training"] = model, trained.seconds
         self.summary = {

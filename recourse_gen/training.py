@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.utils import broadcast, parse_flag_from_env, tqdm
-from torch import Tensor
+from accelerate import Accelerator
+from accelerate.utils import tqdm
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from recourse_gen.backbone import Backbone
+from recourse_gen.files import writing
 from recourse_gen.options import check_number, check_whole
 from recourse_gen.pairs import PairSupervision
+from recourse_gen.processes import from_main, processes, total
+from recourse_gen.resumption import FILE, LOG, Terminated, TrainingState, cut, digest, global_generators, sigterm_noted
 from recourse_gen.rows import Rows
 
 
@@ -28,10 +32,12 @@ class TrainingOptions:
 
     steps, minutes: whichever ends first; the learning rate follows the budget that is nearer its end. A run that
         `steps` ends is reproducible to the bit, unless for a while it was a tenth of `minutes` behind the clock.
-    batch_size: pairs per process and step. learning_rate: peak. warmup: share of the budget before the peak.
+    batch_size: pairs per process and forward pass. learning_rate: peak. warmup: share of the budget before the peak.
     clip: largest gradient norm. ema: decay of the averaged weights, which are what is validated and kept.
     holdout: share of factuals kept for validation, at least one of them. validation_pairs: fixed pairs drawn from them.
-    validate_every: steps between validations. log_with: a tracker that Accelerate knows, e.g. "tensorboard".
+    validate_every: steps between validations. checkpoint_every: seconds between writings of the training's state, from
+        which a run that was cut short can go on; 0 writes it after every step.
+    log_with: a tracker that Accelerate knows, e.g. "tensorboard".
     """
 
     steps: int = 5000
@@ -45,6 +51,7 @@ class TrainingOptions:
     holdout: float = 0.1
     validation_pairs: int = 2048
     validate_every: int = 100
+    checkpoint_every: float = 30.0
     log_with: str | None = None
 
     def __post_init__(self) -> None:
@@ -54,7 +61,8 @@ class TrainingOptions:
             check_number(f"training.{name}", getattr(self, name), 0, math.inf, closed=False)
         for name in ("warmup", "ema", "holdout"):
             check_number(f"training.{name}", getattr(self, name), 0, 1)
-        check_number("training.weight_decay", self.weight_decay, 0, math.inf)
+        for name in ("weight_decay", "checkpoint_every"):
+            check_number(f"training.{name}", getattr(self, name), 0, math.inf)
 
 
 @dataclass(frozen=True)
@@ -71,15 +79,8 @@ class Trained:
 
 
 Batch = tuple[Rows, Rows, Tensor]
-
-
-def processes() -> PartialState:
-    """The processes of this run and this one's device.
-
-    Whoever asks first decides, and without the flag a PartialState takes several processes on CPUs for one each.
-    """
-    # Apple's GPUs hold no float64, which raw units need.
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or torch.backends.mps.is_available())
+# What a resumed run may have otherwise than the one before.
+FREE = ("steps", "minutes", "validate_every", "checkpoint_every", "log_with")
 
 
 def fit(
@@ -90,91 +91,130 @@ def fit(
     seed: int,
     folder: Path | None = None,
     save: Callable[[Backbone], None] | None = None,
+    resume: bool = False,
+    settings: Mapping[str, Any] | None = None,
 ) -> Trained:
     """Train `model` in place on draws from Q; it ends with the averaged weights of lowest validation loss.
 
-    `save` is called on the main process whenever the validation loss improves; `folder` receives metrics.jsonl.
-    Every process draws its own pairs, so one update sees processes × batch_size pairs. A model without trainable
-    parameters is only put on the device and into evaluation mode.
+    `save` is called on the main process whenever the validation loss improves; `folder`, which exists, receives
+    metrics.jsonl and the state of the training, with which `resume` goes on (from the start, with a warning, where
+    there is none). settings: what else a run must have in common with the one it goes on from. Precision, gradient
+    accumulation and compilation are Accelerate's, from its environment. Every process draws its own pairs, so one
+    update sees processes × accumulation × batch_size of them. A model without trainable parameters is only put on the
+    device and into evaluation mode.
+
+    Raises ValueError for a state of other settings, OSError if none can be written, FloatingPointError where losses are
+    not finite, and `Terminated`, once the state is written, if a SIGTERM comes that nobody else handles.
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         model.to(processes().device).eval()
         return Trained(steps=0, seconds=0.0, best_loss=None, best_step=0)
     device = processes().device
     # Losses may draw from the global generator: seeded here, and given back as it was.
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with (
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        sigterm_noted(folder is not None) as told,
+    ):
         torch.manual_seed(_stream(seed, processes().process_index))
-        return _fit(model, pairs, options=options, seed=seed, folder=folder, save=save)
+        return _fit(model, pairs, told, options, seed, folder, save, resume, settings or {})
 
 
 def _fit(
     model: Backbone,
     pairs: PairSupervision,
-    *,
+    told: Callable[[], bool],
     options: TrainingOptions,
     seed: int,
     folder: Path | None,
     save: Callable[[Backbone], None] | None,
+    resume: bool,
+    settings: Mapping[str, Any],
 ) -> Trained:
     accelerator = Accelerator(log_with=options.log_with, project_dir=folder)
-    device = accelerator.device
+    device, main = accelerator.device, accelerator.is_main_process
     if options.log_with:
         accelerator.init_trackers("recourse-gen")
     model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), options.learning_rate, weight_decay=options.weight_decay)
     averaged = AveragedModel(model, multi_avg_fn=_warm_average(options.ema))
-    network, optimizer = accelerator.prepare(model, optimizer)
+    average: Backbone = averaged.module  # type: ignore[assignment]
+    network, stepper = accelerator.prepare(model, optimizer)
     train_at, validation = _split(pairs, options, seed)
     generator = torch.Generator(device).manual_seed(_stream(seed, accelerator.process_index))
-    step, progress, best_loss, best_step = 0, 0.0, math.inf, 0
-    average: Backbone = averaged.module  # type: ignore[assignment]
-    best: dict[str, Tensor] = {}
-    started = time.monotonic()
-    bar = tqdm(total=options.steps, desc="training", unit="step", leave=False, mininterval=1.0)
-    while progress < 1.0:
-        for group in optimizer.param_groups:
-            group["lr"] = options.learning_rate * schedule(progress, options.warmup)
-        loss = network(*_draw(pairs, train_at, options.batch_size, generator)).mean()
-        if not torch.isfinite(loss):
-            bar.close()
-            raise FloatingPointError(
-                f"the training loss became {loss.item()} at step {step}; lower training.learning_rate"
+    generators = {"pairs": generator, **global_generators(device)}
+    state = TrainingState(model, averaged, optimizer, generators, accelerator.scaler)
+    common: dict[str, Any] = {}
+    if folder is not None:
+        common = {**settings, **_settings(accelerator, pairs, options, seed)}
+        if resume and not state.read(folder, common):
+            warnings.warn(f"there is nothing to resume in {folder}, so training starts afresh", stacklevel=4)
+        if total(state.step) != [state.step * accelerator.num_processes]:
+            raise ValueError(f"every process has to see the same {folder}, and the state of the training in it")
+        if main:
+            cut(folder / LOG, state.step)
+    started = time.monotonic() - state.seconds
+    written = time.monotonic()
+    progress = _progress(state.step, state.seconds, options)
+    with tqdm(total=options.steps, initial=state.step, desc="training", unit="step", leave=False, mininterval=1) as bar:
+        while progress < 1.0:
+            for group in optimizer.param_groups:
+                group["lr"] = options.learning_rate * schedule(progress, options.warmup)
+            batch = _draw(pairs, train_at, options.batch_size * accelerator.gradient_accumulation_steps, generator)
+            loss = _update(accelerator, network, stepper, batch, options.clip)
+            averaged.update_parameters(model)
+            state.step += 1
+            state.seconds = time.monotonic() - started
+            bar.update()
+            mean, progress, due, stop = total(  # decided together
+                loss.item() / accelerator.num_processes,
+                main * _progress(state.step, state.seconds, options),
+                main * (time.monotonic() - written >= options.checkpoint_every),
+                told(),
             )
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(network.parameters(), options.clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if accelerator.sync_gradients:
-            averaged.update_parameters(accelerator.unwrap_model(network))
-        step += 1
-        bar.update()
-        progress = _progress(step, started, options, accelerator)
-        if step % options.validate_every == 0 or progress >= 1.0:
-            validation_loss = _validate(average, validation)
-            if validation_loss < best_loss:
-                best_loss, best_step = validation_loss, step
-                best = {name: value.detach().clone() for name, value in average.state_dict().items()}
-                if save is not None and accelerator.is_main_process:
-                    save(average)
-            record = {
-                "step": step,
-                "loss": loss.item(),
-                "validation_loss": validation_loss if math.isfinite(validation_loss) else None,
-                "seconds": time.monotonic() - started,
-            }
-            bar.set_postfix(validation=f"{validation_loss:.3f}")
-            accelerator.log(record, step=step)
-            if folder is not None and accelerator.is_main_process:
-                with (folder / "metrics.jsonl").open("a") as lines:
-                    lines.write(json.dumps(record, allow_nan=False) + "\n")
-    bar.close()
+            if not math.isfinite(mean):
+                found = f"the training loss became {mean} at step {state.step}"
+                raise FloatingPointError(f"{found}; lower training.learning_rate")
+            if state.step % options.validate_every == 0 or progress >= 1.0:
+                validation_loss = from_main(lambda: _validate(average, validation))
+                if validation_loss < state.best_loss:
+                    state.best_loss, state.best_step = validation_loss, state.step
+                    state.best = {name: value.detach().clone() for name, value in average.state_dict().items()}
+                    if save is not None and main:
+                        save(average)
+                bar.set_postfix(validation=f"{validation_loss:.3f}")
+                _log(accelerator, state, mean, validation_loss, folder)
+            if folder is not None and (due or stop or progress >= 1.0):
+                state.write(folder, common)
+                written = time.monotonic()
+                if stop:
+                    accelerator.wait_for_everyone()  # whoever leaves first has the launcher end the others
+                    raise Terminated(folder / FILE, state.step)
     for tracker in accelerator.trackers:
         tracker.finish()  # end_training would take the process group away from the caller
-    if not best:
+    if not state.best:
         raise FloatingPointError("the validation loss was never finite; lower training.learning_rate")
-    model.load_state_dict(best)
+    for wrapper in ("forward", "_original_forward"):  # of mixed precision
+        vars(model).pop(wrapper, None)
+    model.load_state_dict(state.best)
     model.eval()
-    return Trained(step, time.monotonic() - started, best_loss, best_step)
+    return Trained(state.step, state.seconds, state.best_loss, state.best_step)
+
+
+def _update(accelerator: Accelerator, network: nn.Module, optimizer: Any, batch: Batch, clip: float) -> Tensor:
+    """One step of the optimizer on a batch, in as many parts as gradients are accumulated over; its mean loss."""
+    factual, counterfactual, cost_weight = batch
+    count, mean = accelerator.gradient_accumulation_steps, torch.zeros((), device=cost_weight.device)
+    columns = (part.chunk(count) for part in (*factual, *counterfactual, cost_weight))
+    for num, cat, to_num, to_cat, weight in zip(*columns, strict=True):
+        with accelerator.accumulate(network):
+            loss = network(Rows(num, cat), Rows(to_num, to_cat), weight).mean()
+            accelerator.backward(loss)
+            if accelerator.sync_gradients:
+                accelerator.clip_grad_norm_(network.parameters(), clip)
+            optimizer.step()  # does nothing between synchronisations, and neither does the next
+            optimizer.zero_grad(set_to_none=True)
+            mean += loss.detach() / count
+    return mean
 
 
 def schedule(progress: float, warmup: float) -> float:
@@ -225,11 +265,36 @@ def _validate(model: Backbone, batch: Batch) -> float:
     return torch.cat(losses).mean().item()
 
 
-def _progress(step: int, started: float, options: TrainingOptions, accelerator: Accelerator) -> float:
-    """Share of the budget that is spent; the main process's clock decides for all."""
+def _progress(step: int, seconds: float, options: TrainingOptions) -> float:
+    """Share of the budget that is spent."""
     # The clock gets a tenth of slack, or the slow first steps of any run would change the learning rate.
-    clock = (time.monotonic() - started) / (60.0 * options.minutes)
-    progress = max(step / options.steps, (clock - 0.1) / 0.9)
-    if accelerator.num_processes > 1:
-        progress = broadcast(torch.tensor(progress, device=accelerator.device)).item()
-    return progress
+    clock = seconds / (60.0 * options.minutes)
+    return max(step / options.steps, (clock - 0.1) / 0.9)
+
+
+def _log(
+    accelerator: Accelerator, state: TrainingState, loss: float, validation_loss: float, folder: Path | None
+) -> None:
+    record = {
+        "step": state.step,
+        "loss": loss,
+        "validation_loss": validation_loss if math.isfinite(validation_loss) else None,
+        "seconds": state.seconds,
+    }
+    accelerator.log(record, step=state.step)
+    if folder is not None and accelerator.is_main_process:
+        with writing(folder / LOG), (folder / LOG).open("a") as lines:
+            lines.write(json.dumps(record, allow_nan=False) + "\n")
+
+
+def _settings(accelerator: Accelerator, pairs: PairSupervision, options: TrainingOptions, seed: int) -> dict[str, Any]:
+    """What decides a run's weights, as far as training knows of it."""
+    return {
+        "seed": seed,
+        "number of processes": accelerator.num_processes,
+        "device": accelerator.device.type,
+        "mixed precision": accelerator.mixed_precision,
+        "gradient accumulation": accelerator.gradient_accumulation_steps,
+        "training": {name: value for name, value in asdict(options).items() if name not in FREE},
+        "data": digest(*pairs.factuals, *pairs.partners),
+    }

@@ -35,6 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "recourse_gen.alignment",
         "recourse_gen.personal",
         "recourse_gen.sentences",
+        "recourse_gen.resumption",
     ),
     (
         "recourse_gen.transform",
@@ -53,6 +54,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "recourse_gen.outliers",
         "recourse_gen.files",
         "recourse_gen.votes",
+        "recourse_gen.processes",
     ),
 )
 

@@ -2,10 +2,6 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
-import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -254,48 +250,3 @@ WRONG = {
 def test_a_wrong_option_is_named(option: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"training\.{option}"):
         TrainingOptions(**{option: value})
-
-
-@pytest.mark.slow
-def test_two_processes_train_one_model(tmp_path: Path) -> None:
-    """Each draws its own pairs, both end with the same weights, and the process group is still there afterwards."""
-    script = tmp_path / "two.py"
-    script.write_text(
-        textwrap.dedent(
-            """
-            import sys
-            from pathlib import Path
-            import numpy as np, pandas as pd, torch
-            from recourse_gen import RecourseGenerator, training
-
-            torch.set_num_threads(1)
-            rng = np.random.default_rng(0)
-            frame = pd.DataFrame({"a": rng.integers(0, 9, 200), "b": rng.random(200)})
-            y = (frame.a + 4 * frame.b > 6).astype(int)
-            score = lambda rows: 1 / (1 + np.exp(-(rows.a + 4 * rows.b - 6)))
-            small = {"width": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "bins": 8}
-            generator = RecourseGenerator(
-                "ar", backbone_options=small, audit={"n_estimators": 5, "n_jobs": 1}, pairs={"top_k": 20},
-                training={"steps": 10, "batch_size": 16, "validation_pairs": 32, "validate_every": 5},
-            )
-            folder = Path(sys.argv[1])
-            generator.fit(frame, y, classifier=score, folder=folder / "run")
-            state = training.processes()
-            torch.save(generator.model.state_dict(), folder / f"weights{state.process_index}.pt")
-            state.wait_for_everyone()
-            assert state.num_processes == 2
-            state.destroy_process_group()
-            """
-        )
-    )
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script, tmp_path]
-    done = subprocess.run(launch, capture_output=True, text=True, timeout=180, env=single_threaded())
-    assert done.returncode == 0, done.stderr[-3000:]
-    one, two = (torch.load(tmp_path / f"weights{i}.pt", weights_only=True) for i in range(2))
-    assert one.keys() == two.keys()
-    assert all(torch.equal(one[name], two[name]) for name in one)
-    assert [record["step"] for record in log(tmp_path / "run")] == [5, 10]
-
-
-def single_threaded() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}

@@ -1,0 +1,44 @@
+"""The processes of a run: what they are, what they agree on, and which of them tells of a failure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast, parse_flag_from_env, reduce
+
+
+def processes() -> PartialState:
+    """The processes of this run and this one's device.
+
+    Whoever asks first decides, and without the flag a PartialState takes several processes on CPUs for one each.
+    """
+    # Apple's GPUs hold no float64, which raw units need.
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or torch.backends.mps.is_available())
+
+
+def total(*values: float) -> list[float]:
+    """The sum of each value over the processes, the same on all of them."""
+    if processes().num_processes == 1:
+        return list(values)
+    return reduce(torch.tensor(values, dtype=torch.float64, device=processes().device), "sum").tolist()
+
+
+def from_main(compute: Callable[[], float]) -> float:
+    """A number that the main process computes, for all: what follows from it must not depend on another's rounding."""
+    value = compute() if processes().is_main_process else 0.0
+    if processes().num_processes == 1:
+        return value
+    return broadcast(torch.tensor(value, dtype=torch.float64, device=processes().device)).item()
+
+
+def first_to_fail() -> bool:
+    """Whether no other process of the run has asked before: what makes one fail makes others fail after it."""
+    if processes().num_processes == 1 or not torch.distributed.is_initialized():
+        return True
+    try:
+        # Where the processes met. They can still meet there when one of them no longer takes part in anything else.
+        return torch.distributed.distributed_c10d._get_default_store().add("recourse-gen/failures", 1) == 1
+    except RuntimeError:  # it ended with the process that kept it
+        return True
