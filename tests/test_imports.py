@@ -36,6 +36,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "recourse_gen.personal",
         "recourse_gen.sentences",
     ),
+    ("recourse_gen.neighbours",),
+    ("recourse_gen.nearest", "recourse_gen.pooled"),
+    ("recourse_gen.matching",),
     (
         "recourse_gen.transform",
         "recourse_gen.classifier",
@@ -53,6 +56,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "recourse_gen.outliers",
         "recourse_gen.files",
         "recourse_gen.votes",
+        "recourse_gen.share",
     ),
 )
 
