@@ -31,7 +31,7 @@ from torch import Tensor
 
 from recourse_gen import Constraints, Schema, fidelity
 from recourse_gen.backbone import Backbone
-from recourse_gen.pairs import METHODS, PairSupervision, PairOptions
+from recourse_gen.pairs import METHODS, PairOptions, PairSupervision
 from recourse_gen.rows import Rows
 from recourse_gen.transform import TableTransform
 
@@ -121,7 +121,10 @@ class Drawn(Backbone):
         raise NotImplementedError
 
     def sample(self, factual: Rows, *, num_samples: int, cost_weight: Tensor, noise: Any, **_: Any) -> Rows:
-        at, stream = self.pairs.locate(factual), torch.Generator().manual_seed(noise.seed if hasattr(noise, "seed") else 0)
+        at, stream = (
+            self.pairs.locate(factual),
+            torch.Generator().manual_seed(noise.seed if hasattr(noise, "seed") else 0),
+        )
         assert (at >= 0).all()
         return self.pairs.draw(at, cost_weight, stream, num_samples)
 
@@ -134,7 +137,11 @@ def bias(count: int, top_k: int, factuals: int, weights: Sequence[float]) -> lis
     for variant in variants:
         frame, pairs, _ = supervise(count, top_k=top_k, **variant)
         given = SimpleNamespace(
-            model=Drawn(pairs.transform.schema, pairs), pairs=pairs, transform=pairs.transform, constraints=RULES, seed=0
+            model=Drawn(pairs.transform.schema, pairs),
+            pairs=pairs,
+            transform=pairs.transform,
+            constraints=RULES,
+            seed=0,
         )
         chosen = pairs.transform.decode(pairs.factuals.take(torch.arange(factuals)))
         chosen = frame[people(count)[1] <= 0.5].iloc[:factuals]
@@ -148,7 +155,11 @@ def bias(count: int, top_k: int, factuals: int, weights: Sequence[float]) -> lis
 
 def picture(records: Sequence[dict[str, Any]], path: Path) -> None:
     """Seconds to the first pair, peak memory, and seconds of a step's draws, against rows."""
-    shown = {"seconds_start": "seconds to start", "peak_gb": "peak memory of the process, GB", "milliseconds_step": "ms per step of 256 pairs"}
+    shown = {
+        "seconds_start": "seconds to start",
+        "peak_gb": "peak memory of the process, GB",
+        "milliseconds_step": "ms per step of 256 pairs",
+    }
     figure, panels = plt.subplots(1, len(shown), figsize=(4 * len(shown), 3.4))
     for axes, (key, title) in zip(panels, shown.items(), strict=True):
         for method in METHODS:
@@ -170,7 +181,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--limit", type=float, default=300.0, help="seconds of a point, the table included")
     parser.add_argument("--one", nargs=2, metavar=("METHOD", "ROWS"), help="one point, in this process")
-    parser.add_argument("--bias", nargs=3, type=int, metavar=("ROWS", "K", "FACTUALS"), help="the distance to Q instead")
+    parser.add_argument(
+        "--bias", nargs=3, type=int, metavar=("ROWS", "K", "FACTUALS"), help="the distance to Q instead"
+    )
     parser.add_argument("--weights", type=float, nargs="+", default=[2.0, 5.0, 10.0, 20.0], help="λ of --bias")
     given = parser.parse_args(argv)
     warnings.simplefilter("ignore", UserWarning)

@@ -66,8 +66,8 @@ class RecourseCost:
         return torch.cat([rows.num, self._values.to(device)[rows.cat + self._offset.to(device)]], -1)
 
     def apart(self, a: Tensor, b: Tensor) -> Tensor:
-        """Cost ``(...)`` between cells ``(..., D)`` that broadcast."""
-        gap = (a - b).abs_()
+        """Cost ``(...)`` between cells `a` and `b` ``(..., D)``; `a` broadcasts, and `b` is overwritten."""
+        gap = b.sub_(a).abs_()
         # Codes of different categories are at least 1 apart, and such a difference counts as 1.
         torch.minimum(gap, self._cap.to(gap.device), out=gap)
         return gap @ self._column_weight.to(gap.device)

@@ -85,7 +85,7 @@ class Matching:
         """``(b, P)``: of the factuals at `at` ``(b,)``, on the CPU, becoming partners of their own each, at `choice`
         ``(b, P)`` on the device."""
         own = self.cost.cells(self.factuals.take(at).to(self.device))
-        return self.cost.apart(own[:, None], self._cells[choice])
+        return self.cost.apart(own[:, None], self._cells.index_select(0, choice.flatten()).view(*choice.shape, -1))
 
     def admits(self, at: Tensor, choice: Tensor) -> Tensor:
         """Bool ``(b, P)``: may the factuals at `at` become those partners?"""

@@ -15,18 +15,22 @@ from recourse_gen.nearest import Exhaustive, Nearest
 LEAST = 20_000  # partners, below which exact search is at least as fast
 TRAIN = 64  # partners per cell that the cells are learned from
 VISITED = 24  # partners looked at, for each of the K looked for
+SPARE = 4  # times K are looked for where some of them may be refused
 SAMPLE = 64  # factuals of which the recall is measured
 
 
 class Indexed:
     """The K nearest of partners in the cells that are nearest to a factual, by the L1 distance of cost coordinates.
 
-    Partners that the constraints refuse are dropped afterwards, so fewer than K may remain; a factual that has none
-    left is searched for exactly. Groups of few partners are searched exactly, too.
+    Partners that the constraints refuse are dropped afterwards, so more are looked for where there are such
+    constraints, and fewer than K may remain; a factual that has none left is searched for exactly. Groups of few
+    partners are searched exactly, too.
     """
 
     def __init__(self, match: Matching, pool: Tensor, k: int) -> None:
         self.match, self.pool, self.k = match, pool, min(k, len(pool))
+        self.asked = bool(match.constraints.immutable) or not match.lenient
+        self.width = self.k if match.lenient else min(SPARE * k, len(pool))
         self.index = self._build() if len(pool) >= max(LEAST, 2 * k) else None
 
     def _build(self) -> Any:
@@ -40,19 +44,22 @@ class Indexed:
         some = np.random.default_rng(0).permutation(len(there))[: TRAIN * cells]
         index.train(there[some])
         index.add(there)
-        index.nprobe = min(cells, math.ceil(VISITED * self.k * cells / len(there)))
+        index.nprobe = min(cells, math.ceil(VISITED * self.width * cells / len(there)))
         return index
 
     def __call__(self, at: Tensor) -> tuple[Tensor, Tensor]:
         if self.index is None:
             return Exhaustive(self.match, self.pool, self.k)(at)
         own = self.match.cost.coordinates(self.match.factuals.take(at)).numpy()
-        found = torch.from_numpy(self.index.search(own, self.k)[1]).to(self.match.device)
+        found = torch.from_numpy(self.index.search(own, self.width)[1]).to(self.match.device)
         choice = self.pool[found.clamp(min=0)]
         refused = found < 0
-        if self.match.constraints.immutable or not self.match.lenient:
+        if self.asked:
             refused |= ~self.match.admits(at, choice)
         costs = self.match.costs(at, choice).masked_fill_(refused, math.inf)
+        if self.width > self.k:
+            costs, place = costs.topk(self.k, largest=False, sorted=False)
+            choice = choice.gather(1, place)
         lonely = refused.all(1)
         if lonely.any():
             exact = Exhaustive(self.match, self.pool, self.k)(at[lonely.cpu()])

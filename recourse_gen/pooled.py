@@ -10,7 +10,7 @@ from torch import Tensor
 
 from recourse_gen.matching import Matching
 
-CELLS = 2**18  # factuals × partners that are compared at a time
+CELLS = 2**17  # factuals × partners that are compared at a time, so that they stay in a cache
 LOOKS = (8, 128, 2048)  # random partners looked at, one pool after another, for one that a factual may become
 POOLS = 8  # drawn anew, at most, while none of a pool's partners is admissible
 
