@@ -17,6 +17,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("recourse_gen",),
     ("recourse_gen.evaluation",),
     ("recourse_gen.fidelity", "recourse_gen.judge", "recourse_gen.robustness", "recourse_gen.card"),
+    ("recourse_gen.parts",),
+    ("recourse_gen.partition",),
     ("recourse_gen.recourse", "recourse_gen.testing"),
     ("recourse_gen.search",),
     ("recourse_gen.counterfactuals", "recourse_gen.scoring", "recourse_gen.sparsify"),
