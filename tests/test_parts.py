@@ -17,6 +17,10 @@ from recourse_gen.schema import Schema
 
 Table = tuple[pd.DataFrame, np.ndarray]
 FEW = ("--candidates", "8", "--n", "2")
+LAUNCH = (
+    *("--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--main_process_port", "0"),
+    *("--mixed_precision", "no", "--dynamo_backend", "no"),
+)
 KILLED = """
 import os, signal, sys
 from recourse_gen import cli
@@ -141,7 +145,7 @@ def test_several_processes_need_parquet(tmp_path: Path) -> None:
 def test_two_processes_that_are_killed_again_and_again_end_with_the_same_rows(run: Path, here: Path) -> None:
     assert command(*asked(run, "one.parquet", "due")) == 0
     Path("killed.py").write_text(KILLED)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "killed.py"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", *LAUNCH, "killed.py"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     finished = []
     for left in (1, 4, 5, 0):
