@@ -72,9 +72,9 @@ def supervise(count: int, **options: Any) -> tuple[pd.DataFrame, PairSupervision
     return frame, pairs, {"schema": prepared - started, "pairs": time.perf_counter() - prepared}
 
 
-def measure(method: str, count: int) -> dict[str, Any]:
+def measure(method: str, count: int, top_k: int) -> dict[str, Any]:
     """Of this process, which should do nothing else."""
-    _, pairs, seconds = supervise(count, method=method)
+    _, pairs, seconds = supervise(count, method=method, top_k=top_k)
     stream = torch.Generator().manual_seed(0)
     steps = []
     for _ in range(STEPS):
@@ -84,6 +84,7 @@ def measure(method: str, count: int) -> dict[str, Any]:
     return {
         "method": method,
         "rows": count,
+        "top_k": None if method == "pooled" else top_k,
         "seconds_schema": seconds["schema"],
         "seconds_start": seconds["pairs"],
         "milliseconds_step": 1000 * min(steps),
@@ -93,20 +94,20 @@ def measure(method: str, count: int) -> dict[str, Any]:
     }
 
 
-def sweep(sizes: Sequence[int], methods: Sequence[str], limit: float) -> list[dict[str, Any]]:
+def sweep(sizes: Sequence[int], methods: Sequence[str], top_k: int, limit: float) -> list[dict[str, Any]]:
     """`measure` in a process of its own for each point."""
     records = []
     for method in methods:
         for count in sizes:
-            command = [sys.executable, "-m", "bench.scale", "--one", method, str(count)]
+            command = [sys.executable, "-m", "bench.scale", "--one", method, str(count), "--top-k", str(top_k)]
             try:
                 done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=True)
                 records.append(json.loads(done.stdout.splitlines()[-1]))
             except subprocess.TimeoutExpired:
-                records.append({"method": method, "rows": count, "over_limit": limit})
+                records.append({"method": method, "rows": count, "top_k": top_k, "over_limit": limit})
                 break
             finally:
-                print(json.dumps(records[-1] if records else None), flush=True)
+                print(json.dumps(records[-1:]), flush=True)
     return records
 
 
@@ -121,31 +122,32 @@ class Drawn(Backbone):
         raise NotImplementedError
 
     def sample(self, factual: Rows, *, num_samples: int, cost_weight: Tensor, noise: Any, **_: Any) -> Rows:
-        at, stream = (
-            self.pairs.locate(factual),
-            torch.Generator().manual_seed(noise.seed if hasattr(noise, "seed") else 0),
-        )
+        at, stream = self.pairs.locate(factual), torch.Generator().manual_seed(0)
         assert (at >= 0).all()
         return self.pairs.draw(at, cost_weight, stream, num_samples)
 
 
 def bias(count: int, top_k: int, factuals: int, weights: Sequence[float]) -> list[dict[str, Any]]:
-    """Energy-distance skill of draws against Q over the `top_k` nearest, by way of drawing and size of pool."""
-    records = []
+    """Energy-distance skill of draws against Q over the `top_k` nearest of `count` partners, without rules, by way of
+    drawing and size of pool; of a few people only, so that an exact search takes no time."""
+    frame, probability = people(count)
+    transform = TableTransform(Schema.infer(frame)).fit(frame)
+    denied, partners = frame[probability <= 0.5].iloc[:factuals], transform.encode(frame[probability > 0.5])
     variants: list[dict[str, Any]] = [{"method": "exact"}, {"method": "index"}]
-    variants += [{"method": "pooled", "pool": size} for size in POOLS]
+    variants += [{"method": "pooled", "pool": size} for size in POOLS if size < count]
+    records = []
     for variant in variants:
-        frame, pairs, _ = supervise(count, top_k=top_k, **variant)
-        given = SimpleNamespace(
-            model=Drawn(pairs.transform.schema, pairs),
-            pairs=pairs,
-            transform=pairs.transform,
-            constraints=RULES,
-            seed=0,
+        pairs = PairSupervision(
+            denied,
+            partners,
+            transform=transform,
+            constraints=Constraints(),
+            options=PairOptions(top_k=top_k, **variant),
         )
-        chosen = pairs.transform.decode(pairs.factuals.take(torch.arange(factuals)))
-        chosen = frame[people(count)[1] <= 0.5].iloc[:factuals]
-        for row in fidelity.measure(given, chosen, cost_weights=weights, limit=factuals):  # type: ignore[arg-type]
+        given: Any = SimpleNamespace(
+            model=Drawn(transform.schema, pairs), pairs=pairs, transform=transform, constraints=Constraints(), seed=0
+        )
+        for row in fidelity.measure(given, denied, cost_weights=weights, limit=factuals):
             kept = ("cost_weight", "skill", "skill_se", "joint_skill", "effective_cost_weight", "cost", "cost_q")
             told = {name: row[name] for name in kept}
             records.append({"bias": variant, "rows": count, "top_k": top_k, "recall": pairs.recall, **told})
@@ -161,11 +163,15 @@ def picture(records: Sequence[dict[str, Any]], path: Path) -> None:
         "milliseconds_step": "ms per step of 256 pairs",
     }
     figure, panels = plt.subplots(1, len(shown), figsize=(4 * len(shown), 3.4))
+    lines: dict[str, list[dict[str, Any]]] = {}
+    for row in records:
+        if "seconds_start" in row:
+            name = row["method"] if row["top_k"] is None else f"{row['method']}, K = {row['top_k']}"
+            lines.setdefault(name, []).append(row)
     for axes, (key, title) in zip(panels, shown.items(), strict=True):
-        for method in METHODS:
-            points = [(row["rows"], row[key]) for row in records if row.get("method") == method and key in row]
-            if points:
-                axes.plot(*zip(*points, strict=True), marker="o", label=method)
+        for name, rows in lines.items():
+            points = sorted((row["rows"], row[key]) for row in rows)
+            axes.plot(*zip(*points, strict=True), marker="o", label=name)
         axes.set(xscale="log", yscale="log", xlabel="factuals = partners", title=title)
         axes.grid(alpha=0.3)
     panels[0].legend()
@@ -179,6 +185,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--top-k", type=int, default=1000, help="K of the tables")
     parser.add_argument("--limit", type=float, default=300.0, help="seconds of a point, the table included")
     parser.add_argument("--one", nargs=2, metavar=("METHOD", "ROWS"), help="one point, in this process")
     parser.add_argument(
@@ -188,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = parser.parse_args(argv)
     warnings.simplefilter("ignore", UserWarning)
     if given.one:
-        print(json.dumps(measure(given.one[0], int(given.one[1]))))
+        print(json.dumps(measure(given.one[0], int(given.one[1]), given.top_k)))
         return
     old = [json.loads(line) for line in given.out.read_text().splitlines()] if given.out.exists() else []
     if given.bias:
@@ -196,9 +203,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         records = [row for row in old if (row.get("bias") is None) or (row["rows"], row["top_k"]) != (count, top_k)]
         records += bias(count, top_k, factuals, given.weights)
     else:
-        new = sweep(given.sizes, given.methods, given.limit)
-        made = {(row["method"], row["rows"]) for row in new}
-        records = [row for row in old if (row.get("method"), row["rows"]) not in made] + new
+        new = sweep(given.sizes, given.methods, given.top_k, given.limit)
+        made = {(row["method"], row["rows"], row["top_k"]) for row in new}
+        records = [row for row in old if (row.get("method"), row["rows"], row.get("top_k")) not in made] + new
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text("".join(json.dumps(row) + "\n" for row in records))
     if given.picture:

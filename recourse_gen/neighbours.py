@@ -12,9 +12,9 @@ from torch import Tensor
 from recourse_gen.matching import Matching
 from recourse_gen.nearest import Exhaustive, Nearest
 
-LEAST = 20_000  # partners, below which exact search is at least as fast
 TRAIN = 64  # partners per cell that the cells are learned from
-VISITED = 24  # partners looked at, for each of the K looked for
+VISITED, BESIDE = 8, 2000  # partners looked at: so many for each of the K looked for, and so many more
+WORTH = 2  # times the partners looked at: groups of fewer are searched exactly
 SPARE = 4  # times K are looked for where some of them may be refused
 SAMPLE = 64  # factuals of which the recall is measured
 
@@ -31,7 +31,8 @@ class Indexed:
         self.match, self.pool, self.k = match, pool, min(k, len(pool))
         self.asked = bool(match.constraints.immutable) or not match.lenient
         self.width = self.k if match.lenient else min(SPARE * k, len(pool))
-        self.index = self._build() if len(pool) >= max(LEAST, 2 * k) else None
+        self.visited = VISITED * self.width + BESIDE
+        self.index = self._build() if len(pool) >= WORTH * self.visited else None
 
     def _build(self) -> Any:
         faiss = library()
@@ -44,7 +45,7 @@ class Indexed:
         some = np.random.default_rng(0).permutation(len(there))[: TRAIN * cells]
         index.train(there[some])
         index.add(there)
-        index.nprobe = min(cells, math.ceil(VISITED * self.width * cells / len(there)))
+        index.nprobe = min(cells, math.ceil(self.visited * cells / len(there)))
         return index
 
     def __call__(self, at: Tensor) -> tuple[Tensor, Tensor]:

@@ -210,6 +210,13 @@ class PairSupervision:
         return self.factuals.batch_size
 
     @property
+    def shared(self) -> tuple[Tensor, ...]:
+        """What every process of a run holds alike: factuals (only those for validation, if they are shared out) and
+        partners."""
+        factuals = self.factuals.take(torch.arange(self.held, device=self.device)) if self.held else self.factuals
+        return (*factuals, *self.partners)
+
+    @property
     def costs(self) -> Tensor:
         return self._nearest.costs
 

@@ -5,7 +5,6 @@ A finished group is a file of its own, put in place whole, so that a call that w
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -129,7 +128,12 @@ class Parts:
     def write(self, group: int, found: pd.DataFrame, report: pd.DataFrame) -> None:
         """Keep the answers of a group; the answers last, for they say that it is finished."""
         for kind, frame in (("report", report), ("found", found)):
-            replace_durably(self._path(group, kind), partial(frame.to_parquet, index=False))
+            try:
+                replace_durably(self._path(group, kind), partial(frame.to_parquet, index=False))
+            except FileNotFoundError:
+                if self.folder.exists():
+                    raise
+                # Whoever waited for this last part has seen it, joined them all and removed the folder.
 
     def wait(self) -> None:
         """Until every group is finished, by whomever. A process that dies ends the launch, and so the wait."""
@@ -169,8 +173,7 @@ def replace_durably(path: Path, write: Callable[[Path], Any]) -> None:
         _sync(draft)
 
     files.replace_file(path, durable)
-    with contextlib.suppress(FileNotFoundError):  # whoever waited for the last part may have removed the folder by now
-        _sync(path.parent)
+    _sync(path.parent)
 
 
 def _sync(path: Path) -> None:

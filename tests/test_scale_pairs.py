@@ -136,7 +136,8 @@ def test_an_index_finds_what_an_exact_search_finds(
     table: Table, transform: TableTransform, rules: Constraints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("faiss")
-    monkeypatch.setattr("recourse_gen.neighbours.LEAST", 20)
+    monkeypatch.setattr("recourse_gen.neighbours.WORTH", 0)
+    monkeypatch.setattr("recourse_gen.neighbours.BESIDE", 20)
     exact, index = (supervise(table, transform, rules, method=m, top_k=10) for m in ("exact", "index"))
     assert exact.recall is None
     assert index.recall is not None and index.recall > 0.6
@@ -223,6 +224,8 @@ def test_processes_share_the_factuals_and_validate_on_the_same_pairs(
     assert sum(map(len, trained)) == len(set.union(*trained)), "nobody twice"
     assert max(map(len, trained)) - min(map(len, trained)) <= 1
     assert not set.union(*trained) & set.union(*held)
+    for mine, first in zip(shares[-1].shared, shares[0].shared, strict=True):
+        assert torch.equal(mine, first)
     assert set.union(*trained) | set(alone.locate(shares[0].factuals).tolist()) == set(range(len(alone)))
     for batch in batches[1:]:
         for mine, first in zip(
@@ -235,6 +238,7 @@ def test_one_process_has_everybody_in_order(table: Table, transform: TableTransf
     alone, share = supervise(table, transform), supervise(table, transform, share=Share(seed=5))
     assert torch.equal(alone.index, share.index)
     assert (alone.held, share.held) == (0, 0)
+    assert all(map(torch.equal, alone.shared, (*alone.factuals, *alone.partners)))
 
 
 def test_too_few_people_for_the_processes_is_told_to_all() -> None:
