@@ -30,22 +30,22 @@ from recourse_gen.transform import TableTransform
 class PairOptions:
     """How pairs are synthesised.
 
+    top_k: partners per factual, K, the nearest ones. gamma: partners need a classifier probability above it.
+    cost_weight: λ, one number or a (low, high) range from which training draws log-uniformly per row.
+    block: factuals per block while searching; memory is O(block × partners), up to 2¹⁷ partners.
     method: how partners are found. ``exact`` searches all of them for the K nearest, time O(factuals × partners), and
         keeps a table of 8 K bytes per factual; ``index`` keeps the same table of approximate ones (needs the extra
         ``scale``); ``pooled`` searches and keeps nothing and draws from random pools; `recourse_gen.pooled` says
         what that does to the law.
-    top_k: partners per factual, K, the nearest ones; no matter to ``pooled``. pool: partners in a pool of ``pooled``.
-    gamma: partners need a classifier probability above it.
-    cost_weight: λ, one number or a (low, high) range from which training draws log-uniformly per row.
-    block: factuals per block while searching; memory is O(block × partners), up to 2¹⁷ partners.
+    pool: partners in a pool of ``pooled``, which takes no notice of `top_k`.
     """
 
-    method: str = "exact"
     top_k: int = 1000
-    pool: int = 1024
     gamma: float = 0.7
     cost_weight: float | Sequence[float] = (2.0, 20.0)
     block: int = 256
+    method: str = "exact"
+    pool: int = 1024
 
     def __post_init__(self) -> None:
         low, high = self.cost_weight_range
