@@ -43,6 +43,7 @@ class Posterior:
 
     def __init__(self, pairs: PairSupervision, numbers: Tensor) -> None:
         self.pairs, self.codes, self.numbers = pairs, pairs.partners.cat, numbers.double()
+        self.index = pairs.index  # asked for at once: pairs that keep no such table say so before any training
         # A weighted sum of codes tells rows apart; whole numbers this small are summed exactly in float64.
         stream = torch.Generator().manual_seed(0)
         self._digits = torch.randint(1, 2**36, (self.codes.shape[1],), generator=stream).double().to(pairs.device)
@@ -60,7 +61,7 @@ class Posterior:
         """
         at = self.pairs.locate(factual)
         known, at = (at >= 0)[:, None], at.clamp(min=0)
-        index = self.pairs.index[at].long()
+        index = self.index[at].long()
         log_weights = self.pairs.log_weights(at, cost_weight).double()
         if self.codes.shape[1]:
             digits = shown * self._digits

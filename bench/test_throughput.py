@@ -27,6 +27,7 @@ from bench.compare import configure
 from recourse_gen import RecourseGenerator, registry, training
 from recourse_gen.checkpoint import replace_file
 from recourse_gen.constraints import Feasible
+from recourse_gen.nearest import Nearest
 from recourse_gen.noise import Noise
 from recourse_gen.pairs import PairSupervision
 from recourse_gen.rows import Rows
@@ -234,8 +235,7 @@ def test_pair_drawing(timed: Timed, generators: Any, device: torch.device, top_k
     pairs: PairSupervision = generators("ar").pairs
     size, generator = 100_000, torch.Generator(device).manual_seed(0)
     nearest = object.__new__(PairSupervision)
-    nearest.__dict__ |= {**pairs.__dict__, "costs": pairs.costs[:, :top_k], "index": pairs.index[:, :top_k]}
-    nearest.__dict__.pop("_blocks", None)  # of all K
+    nearest.__dict__ |= {**pairs.__dict__, "_found": Nearest(pairs.costs[:, :top_k], pairs.index[:, :top_k])}
 
     def call() -> None:
         at = torch.randint(len(pairs), (size,), generator=generator, device=device)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import inspect
+import itertools
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
@@ -19,16 +21,17 @@ import pandas as pd
 import yaml
 from tqdm import tqdm
 
-from recourse_gen import __version__, card, checkpoint, estimators, files, metrics, registry
+from recourse_gen import __version__, card, checkpoint, estimators, files, metrics, partition, parts, registry
 from recourse_gen.constraints import Constraints
-from recourse_gen.counterfactuals import STATUSES, Counterfactuals
+from recourse_gen.counterfactuals import STATUSES
 from recourse_gen.data import tables
 from recourse_gen.options import construct
+from recourse_gen.partition import KEYS
 from recourse_gen.recourse import RecourseGenerator
 from recourse_gen.schema import Schema
 from recourse_gen.selection import POLICIES
+from recourse_gen.training import processes
 
-KEYS = ("factual", "rank")  # the first columns of an answer: who it is for, and which of theirs it is
 _OPTIONS = (
     *("n", "candidates", "max_candidates", "select", "confidence", "cost_weight", "temperature", "seed"),
     *("batch_size", "time_budget"),
@@ -51,8 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.showwarning = lambda message, *_args, **_kwargs: _say(f"note: {message}", sys.stderr)
         try:
             given.command(given)
-        except KeyboardInterrupt:
-            _say("interrupted; nothing was written", sys.stderr)
+        except KeyboardInterrupt as stopped:
+            _say(str(stopped) or "interrupted; nothing was written", sys.stderr)
             return 130
         except MemoryError:
             _say("error: not enough memory; a smaller --batch-size needs less", sys.stderr)
@@ -133,23 +136,34 @@ def generate(given: argparse.Namespace) -> None:
     if given.report is not None and given.report.resolve() == given.output.resolve():
         raise ValueError(f"--output and --report are both {given.output}")
     generator = RecourseGenerator.load(given.run, classifier=_classifier(given.classifier))
-    taken = [name for name in KEYS if name in generator.schema.names]
-    if taken:
-        raise ValueError(f"the run has a column {taken[0]!r}, which is the name of a column of the answers")
-    people = _people(given, generator.schema)
+    partition.check_keys(generator.schema)
     rules = None if given.constraints is None else _constraints(given.constraints)
     options = {name: getattr(given, name) for name in _OPTIONS}
     options = {name: value for name, value in options.items() if value is not None}
-    started = time.perf_counter()
-    with _bar(len(people), given.quiet) as progress:
-        found = generator.generate(
-            people, **options, audit=given.audit, sparsify=given.sparsify, constraints=rules, progress=progress
-        )
-    _write(found.to_frame(), given.output)
-    if given.report is not None:
-        _write(found.report, given.report)
-    if not given.quiet:
-        _say(f"{_summary(found)}; {given.output}, {time.perf_counter() - started:.1f} s", sys.stderr)
+    answer: Any = partial(generator.generate, **options, audit=given.audit, sparsify=given.sparsify, constraints=rules)
+    started, state = time.perf_counter(), processes()
+    if given.time_budget is not None and state.num_processes > 1:
+        raise ValueError("--time-budget is for one process: what several find in a time is not what one does")
+    if given.time_budget is None and parts.wanted(given.input, state.num_processes, given.output, given.report):
+        asked = {name: getattr(given, name) for name in (*_OPTIONS, "audit", "sparsify", "id", "ignore", "classifier")}
+        asked.pop("batch_size")  # changes nothing
+        asked |= {"run": parts.digest(given.run / checkpoint.METRICS), "constraints": parts.digest(given.constraints)}
+        whole = parts.Parts(given.input, given.output, asked, state.process_index, state.num_processes)
+        whole.open(given.id)
+        state.wait_for_everyone()
+        with _bar(whole.people, given.quiet) as progress:
+            whole.answer(partial(answer, progress=progress), given.id, given.ignore)
+        told = "" if whole.process else _summary(whole.join(given.report))
+    else:
+        people = _people(given, generator.schema)
+        with _bar(len(people), given.quiet) as progress:
+            found = answer(people, progress=progress)
+        _write(found.to_frame(), given.output)
+        if given.report is not None:
+            _write(found.report, given.report)
+        told = _summary([found.report["status"]])
+    if told and not given.quiet:
+        _say(f"{told}; {given.output}, {time.perf_counter() - started:.1f} s", sys.stderr)
 
 
 def evaluate(given: argparse.Namespace) -> None:
@@ -222,16 +236,7 @@ def _classifier(given: str | None) -> Any:
 def _people(given: argparse.Namespace, schema: Schema) -> pd.DataFrame:
     """The people of ``--input``, under their names."""
     frame = _table(given.input, schema)
-    for name in [*given.ignore, *([given.id] if given.id else [])]:
-        if name not in frame.columns:
-            raise ValueError(f"{given.input} has no column {name!r}; its columns are {tables.quoted(frame.columns)}")
-    frame = frame.drop(columns=given.ignore)
-    if given.id is None:
-        return frame
-    names = frame.pop(given.id)
-    if names.isna().any() or names.duplicated().any():
-        raise ValueError(f"column {given.id!r} of {given.input} must name everybody, and nobody twice")
-    return frame.set_axis(pd.Index(names))
+    return partition.named(frame, given.id, given.ignore, given.input)
 
 
 def _answers(path: Path, people: pd.DataFrame, schema: Schema) -> pd.DataFrame:
@@ -270,11 +275,13 @@ def _bar(people: int, quiet: bool) -> Iterator[Callable[[int], Any]]:
         yield bar.update
 
 
-def _summary(found: Counterfactuals) -> str:
-    best = found.report["status"].groupby(level=0, sort=False).agg(lambda each: min(each, key=STATUSES.index))
-    counts = best.value_counts()
-    others = [f"{counts[status]} {status.replace('_', ' ')}" for status in STATUSES[1:] if status in counts]
-    return f"{counts.get('ok', 0)} of {len(best)} people have an answer" + (f" ({', '.join(others)})" if others else "")
+def _summary(reports: Iterable[pd.Series]) -> str:
+    """reports: statuses by person; a person's are all in one of them."""
+    best = [each.groupby(level=0, sort=False).agg(lambda one: min(one, key=STATUSES.index)) for each in reports]
+    counts = Counter(itertools.chain.from_iterable(best))
+    others = [f"{counts[status]} {status.replace('_', ' ')}" for status in STATUSES[1:] if counts[status]]
+    told = f"{counts['ok']} of {counts.total()} people have an answer"
+    return told + (f" ({', '.join(others)})" if others else "")
 
 
 def _check_output(path: Path, *sources: Path) -> None:
@@ -288,7 +295,7 @@ def _check_output(path: Path, *sources: Path) -> None:
 
 def _write(frame: pd.DataFrame, path: Path) -> None:
     """Whole or not at all; the keys become the first columns."""
-    frame = frame.rename_axis(list(KEYS)).reset_index()
+    frame = partition.flat(frame)
     write = frame.to_parquet if tables.kind_of(path) == ".parquet" else frame.to_csv
     files.replace_file(path, partial(write, index=False))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -34,6 +36,11 @@ class RecourseCost:
         self._weight = torch.as_tensor([*numbers, *tokens], dtype=torch.float32)
         one_hot = [width > 1 for width in widths for _ in range(width)]
         self._one_hot = torch.as_tensor([*(False for _ in numbers), *one_hot], dtype=torch.bool)
+        values = [f.level_values if f.kind == "ordinal" else np.arange(len(f.levels)) for f in schema.tokens]
+        self._values = torch.as_tensor(np.concatenate([*values, np.zeros(0)]), dtype=torch.float32)
+        columns = [*schema.numbers, *schema.tokens]
+        self._column_weight = torch.as_tensor([f.weight for f in columns], dtype=torch.float32)
+        self._cap = torch.as_tensor([1.0 if f.kind == "categorical" else math.inf for f in columns])
         self._most = float(sum(f.weight for f, width in zip(schema.tokens, widths, strict=True) if width > 1))
 
     @property
@@ -51,6 +58,19 @@ class RecourseCost:
             tokens = F.embedding_bag(index.flatten(0, -2), self._table.to(device), mode="sum")
             coordinates = torch.cat([rows.num, tokens.view(*index.shape[:-1], self._table.shape[1])], -1)
         return coordinates * self._weight.to(device) if weighted else coordinates
+
+    def cells(self, rows: Rows) -> Tensor:
+        """Float32 ``(..., D)`` for rows ``(..., ·)``, one number per column, for `apart`: much narrower than
+        `coordinates` where categories have many levels."""
+        device = rows.num.device
+        return torch.cat([rows.num, self._values.to(device)[rows.cat + self._offset.to(device)]], -1)
+
+    def apart(self, a: Tensor, b: Tensor) -> Tensor:
+        """Cost ``(...)`` between cells `a` and `b` ``(..., D)``; `a` broadcasts, and `b` is overwritten."""
+        gap = b.sub_(a).abs_()
+        # Codes of different categories are at least 1 apart, and such a difference counts as 1.
+        torch.minimum(gap, self._cap.to(gap.device), out=gap)
+        return gap @ self._column_weight.to(gap.device)
 
     def __call__(self, factual: Rows, counterfactual: Rows) -> Tensor:
         """Cost per pair, ``(B,)``; for counterfactuals ``(B, S, ·)`` the factuals broadcast and it is ``(B, S)``."""

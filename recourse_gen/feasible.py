@@ -110,6 +110,17 @@ class Feasible:
             admitted &= (changes < 0.5) | (changes > len(group) - 0.5)
         return admitted
 
+    def admits_each(self, schema: Schema, factual: Rows, rows: Rows) -> Tensor:
+        """Bool ``(B, P)``: the same where every factual has P rows of its own, ``(B, P, ·)``."""
+        admitted = (rows.num >= self.low[:, None]).all(2) & (rows.num <= self.high[:, None]).all(2)
+        for c in torch.nonzero(~self.tokens.all(0).all(1)).flatten():
+            admitted &= self.tokens[:, c].gather(1, rows.cat[:, :, c])
+        for group in self.together:
+            ours, theirs = (_cells(schema, each, group) for each in (factual, rows))
+            changes = (ours[:, None] != theirs).sum(2)
+            admitted &= (changes == 0) | (changes == len(group))
+        return admitted
+
     def settle(self, schema: Schema, factual: Rows, drawn: Rows) -> Rows:
         """`drawn` ``(B, S, ·)`` moved to where it obeys: the last line of a sampler that cannot look ahead.
 
@@ -228,6 +239,6 @@ def elsewhere(feature: Feature, today: Tensor, low: Tensor, high: Tensor) -> Ten
 
 
 def _cells(schema: Schema, rows: Rows, columns: list[int]) -> Tensor:
-    """Float32 ``(B, ·)``: the encoded cells of columns at these positions; level indices are far below 2²⁴."""
+    """Float32 ``(..., ·)``: the encoded cells of columns at these positions; level indices are far below 2²⁴."""
     places = [schema.places[d] for d in columns]
-    return torch.stack([rows.num[:, n] if t is None else rows.cat[:, t].float() for _, t, n in places], 1)
+    return torch.stack([rows.num[..., n] if t is None else rows.cat[..., t].float() for _, t, n in places], -1)

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
+from recourse_gen import neighbours
 from recourse_gen.constraints import Constraints
 from recourse_gen.cost import RecourseCost
+from recourse_gen.matching import Matching
+from recourse_gen.nearest import Nearest
 from recourse_gen.options import check_number, check_whole
+from recourse_gen.pooled import Pooled
 from recourse_gen.rows import Rows
+from recourse_gen.share import Share
 from recourse_gen.transform import TableTransform
 
 
@@ -26,19 +32,29 @@ class PairOptions:
 
     top_k: partners per factual, K, the nearest ones. gamma: partners need a classifier probability above it.
     cost_weight: λ, one number or a (low, high) range from which training draws log-uniformly per row.
-    block: factuals per block while searching; memory is O(block × partners).
+    block: factuals per block while searching; memory is O(block × partners), up to 2¹⁷ partners.
+    method: how partners are found. ``exact`` searches all of them for the K nearest, time O(factuals × partners), and
+        keeps a table of 8 K bytes per factual; ``index`` keeps the same table of approximate ones (needs the extra
+        ``scale``); ``pooled`` searches and keeps nothing and draws from random pools; `recourse_gen.pooled` says
+        what that does to the law.
+    pool: partners in a pool of ``pooled``, which takes no notice of `top_k`.
     """
 
     top_k: int = 1000
     gamma: float = 0.7
     cost_weight: float | Sequence[float] = (2.0, 20.0)
     block: int = 256
+    method: str = "exact"
+    pool: int = 1024
 
     def __post_init__(self) -> None:
         low, high = self.cost_weight_range
         if not (0 < low <= high < math.inf):
             raise ValueError(f"pairs.cost_weight must be positive, a number or (low, high), got {self.cost_weight!r}")
+        if self.method not in METHODS:
+            raise ValueError(f"pairs.method must be one of {', '.join(METHODS)}, got {self.method!r}")
         check_whole("pairs.top_k", self.top_k)
+        check_whole("pairs.pool", self.pool)
         check_whole("pairs.block", self.block)
         check_number("pairs.gamma", self.gamma, 0, 1)
 
@@ -52,6 +68,40 @@ class PairOptions:
         return low, high
 
 
+class Partnership(Protocol):
+    """Partners of F factuals, however they are found."""
+
+    @property
+    def has_partner(self) -> Tensor:
+        """Bool ``(F,)``."""
+
+    def take(self, keep: Tensor) -> Partnership:
+        """The same for the factuals where `keep` ``(F,)``, bool."""
+
+    def draw(self, at: Tensor, cost_weight: Tensor, generator: torch.Generator | None, num_samples: int) -> Tensor:
+        """int64 ``(B, num_samples)``: partners drawn for factuals `at` ``(B,)`` under λ ``(B,)``."""
+
+
+def _exact(match: Matching, options: PairOptions) -> Partnership:
+    return Nearest.search(match, options.top_k, options.block)
+
+
+def _pooled(match: Matching, options: PairOptions) -> Partnership:
+    return Pooled(match, options.pool)
+
+
+def _index(match: Matching, options: PairOptions) -> Partnership:
+    neighbours.library()
+    return Nearest.search(match, options.top_k, options.block, neighbours.Indexed)
+
+
+METHODS: dict[str, Callable[[Matching, PairOptions], Partnership]] = {
+    "exact": _exact,
+    "pooled": _pooled,
+    "index": _index,
+}
+
+
 class PairSupervision:
     """Q(x⁺ | x) ∝ exp(−λ C(x, x⁺)) over the K nearest admissible partners of each factual (GenRe, eq. for Q, §3).
 
@@ -60,7 +110,10 @@ class PairSupervision:
     per given row) tells which remain, and positions below count the remaining ones only.
 
     factuals: `Rows` of the F remaining factuals. partners: `Rows` of all M candidates.
-    index: int32 ``(F, K)`` into `partners`. costs: float32 ``(F, K)``, ascending, inf beyond the admissible ones.
+    index: int32 ``(F, K)`` into `partners`. costs: float32 ``(F, K)``, ascending, inf beyond the admissible ones. They,
+    and all that needs them, raise ValueError where the method keeps none (``pooled``).
+    held: how many factuals, the first ones, are for validation only; 0 where the training may choose.
+    recall: share of the K nearest that ``index`` found, measured on a few factuals; None for the other methods.
     """
 
     def __init__(
@@ -72,6 +125,7 @@ class PairSupervision:
         constraints: Constraints,
         options: PairOptions,
         device: torch.device | str = "cpu",
+        held: int = 0,
     ) -> None:
         self.options = options
         self.transform = transform
@@ -80,29 +134,16 @@ class PairSupervision:
         self.partners = partners.to(device)
         self.device = torch.device(device)
         rows = transform.encode(factuals)
-        k = min(options.top_k, partners.batch_size)
-        costs = torch.full((rows.batch_size, max(k, 1)), math.inf, device=device)
-        index = torch.zeros(rows.batch_size, max(k, 1), dtype=torch.int32, device=device)
-        for people, pool in self._kin(rows):
-            pool = pool.to(device)
-            partners = self.partners.take(pool)
-            there = self.cost.coordinates(partners, weighted=False)
-            for at in people.split(int(options.block)):
-                frame, some = factuals.iloc[at.numpy()], rows.take(at)
-                own = some.to(device)
-                distance = self.cost.distances(self.cost.coordinates(own, weighted=False), there)
-                feasible = constraints.compile(transform.schema, frame, some).to(device)
-                distance.masked_fill_(~feasible.admits(transform.schema, own, partners), math.inf)
-                # Sorting the nearest is faster than having them found in order.
-                found = distance.topk(min(k, len(pool)), largest=False, sorted=False)
-                ranked = found.values.sort(dim=1, stable=True)
-                here, width = at.to(device), ranked.values.shape[1]
-                costs[here, :width] = ranked.values
-                index[here, :width] = pool[found.indices.gather(1, ranked.indices)].int()
-        self.has_partner = costs[:, 0].isfinite()
+        match = Matching(factuals, rows, self.partners, transform, constraints)
+        found = METHODS[options.method](match, options)
+        self.recall: float | None = None
+        if options.method == "index" and isinstance(found, Nearest):
+            self.recall = neighbours.recall(match, found, options.block)
+        self.has_partner = found.has_partner
         everybody = bool(self.has_partner.all())  # then nothing is copied
-        self.costs, self.index = (part if everybody else part[self.has_partner] for part in (costs, index))
-        self.factuals = rows.to(device).take(self.has_partner)
+        self._found = found if everybody else found.take(self.has_partner)
+        self.held = int(self.has_partner[:held].sum())
+        self.factuals = rows.to(device) if everybody else rows.to(device).take(self.has_partner)
 
     @classmethod
     def from_training(
@@ -115,11 +156,13 @@ class PairSupervision:
         constraints: Constraints,
         options: PairOptions,
         device: torch.device | str = "cpu",
+        share: Share | None = None,
     ) -> PairSupervision:
         """Q between training rows ``(B, D)``: factuals are those that the classifier turns down, partners the
         favourable ones of which it is surer than γ.
 
-        probability: the classifier's, ``(B,)``. favourable: bool ``(B,)``, the outcomes.
+        probability: the classifier's, ``(B,)``. favourable: bool ``(B,)``, the outcomes. share: of the factuals, where
+        several processes train together; they share the partners.
         Raises ValueError if there are no factuals, no partners, or none that a factual may become; warns where partners
         are few, or some factuals have none.
         """
@@ -131,55 +174,79 @@ class PairSupervision:
                 f"no favourable training row has a classifier probability above pairs.gamma={options.gamma} (the "
                 f"highest is {probability.max():.3f}); lower gamma or check target_class"
             )
-        if partner.sum() < options.top_k:
+        if partner.sum() < options.top_k and options.method != "pooled":
             few = f"{partner.sum()} partners are fewer than pairs.top_k={options.top_k}; all of them are used"
             warnings.warn(few, stacklevel=3)
-        partners = transform.encode(frame).take(torch.from_numpy(partner))
+        at, held = (share or Share()).of(int(denied.sum()))
+        people = frame[denied] if len(at) == denied.sum() else frame.iloc[np.flatnonzero(denied)[at]]
         pairs = cls(
-            frame[denied], partners, transform=transform, constraints=constraints, options=options, device=device
+            people,
+            transform.encode(frame[partner]),
+            transform=transform,
+            constraints=constraints,
+            options=options,
+            device=device,
+            held=held,
         )
         if not len(pairs):
             raise ValueError("the constraints leave no turned-down training row a partner; loosen them")
         lonely = int((~pairs.has_partner).sum())
         if lonely:
-            warnings.warn(f"{lonely} of {denied.sum()} turned-down rows have no admissible partner", stacklevel=3)
+            warnings.warn(f"{lonely} of {len(at)} turned-down rows have no admissible partner", stacklevel=3)
         return pairs
 
-    def _kin(self, rows: Rows) -> Iterator[tuple[Tensor, Tensor]]:
-        """Positions of factuals and of the partners that agree with them on the immutable token columns: nobody can
-        become anybody else, so the other distances need not be known. One group of all where groups would be tiny."""
-        fixed = [
-            t for t, feature in enumerate(self.transform.schema.tokens) if feature.name in self.constraints.immutable
-        ]
-        sizes = [rows.batch_size, self.partners.batch_size]
-        kind = torch.zeros(sum(sizes), dtype=torch.int64)
-        if fixed and rows.batch_size:
-            codes = torch.cat([rows.cat[:, fixed], self.partners.cat[:, fixed].cpu()])
-            kinds, found = codes.unique(dim=0, return_inverse=True)
-            kind = found if len(kinds) <= max(1, rows.batch_size // 64) else kind
-        count = int(kind.max()) + 1 if len(kind) else 0
-        groups = [
-            side.argsort(stable=True).split(side.bincount(minlength=count).tolist()) for side in kind.split(sizes)
-        ]
-        return ((people, pool) for people, pool in zip(*groups, strict=True) if len(people) and len(pool))
-
     def of(self, factuals: pd.DataFrame) -> PairSupervision:
-        """The same law for other factuals, e.g. held-out ones."""
+        """Q for other factuals, e.g. held-out ones, with their K nearest searched exactly, whatever the method."""
         return PairSupervision(
             factuals,
             self.partners,
             transform=self.transform,
             constraints=self.constraints,
-            options=self.options,
+            options=replace(self.options, method="exact"),
             device=self.device,
         )
 
     def __len__(self) -> int:
-        return self.costs.shape[0]
+        return self.factuals.batch_size
+
+    @property
+    def shared(self) -> tuple[Tensor, ...]:
+        """What every process of a run holds alike: factuals (only those for validation, if they are shared out) and
+        partners."""
+        factuals = self.factuals.take(torch.arange(self.held, device=self.device)) if self.held else self.factuals
+        return (*factuals, *self.partners)
+
+    @property
+    def costs(self) -> Tensor:
+        return self._nearest.costs
+
+    @property
+    def index(self) -> Tensor:
+        return self._nearest.index
+
+    @property
+    def _nearest(self) -> Nearest:
+        if isinstance(self._found, Nearest):
+            return self._found
+        raise ValueError(
+            f"pairs.method={self.options.method} keeps no table of each factual's partners, which this needs; "
+            "take pairs.method=exact or index, or the pairs `of` a few factuals"
+        )
+
+    def split(self, holdout: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Positions of factuals to train on and of those to validate on, int64: `holdout` (0 to 1) of all, at least
+        one, at random, or those that are `held`. The same ones for both if there is only one."""
+        many = len(self)
+        if self.held:
+            order, held = torch.arange(many, device=self.device), min(self.held, many - 1)
+        else:
+            order = torch.randperm(many, generator=generator, device=self.device)
+            held = min(max(1, int(many * holdout)), many - 1)
+        return order[held:], order[:held] if held else order
 
     def log_weights(self, at: Tensor, cost_weight: Tensor) -> Tensor:
         """log Q of each of the K partners, ``(B, K)``, for factuals `at` ``(B,)`` under λ ``(B,)``."""
-        return torch.log_softmax(-cost_weight[:, None] * self.costs[at], 1)
+        return self._nearest.log_weights(at, cost_weight)
 
     def log_prob(self, at: Tensor, counterfactual: Rows, cost_weight: Tensor) -> Tensor:
         """log Q(x⁺ | x) of rows ``(B, ·)``, in nats, −inf where x⁺ is not among the partners."""
@@ -210,39 +277,7 @@ class PairSupervision:
 
         generator: of the randomness; None for the global one.
         """
-        # Rejection: partners in blocks by rank, where all first count as much as the nearest of their block. A block is
-        # at most twice as large as the one before, whose partners weigh no less: so at least one draw in three holds.
-        edges, first, sizes = self._blocks
-        nearest = self.costs[at, :1]
-        bound = (sizes[at] * torch.exp(-cost_weight[:, None] * (first[at] - nearest))).cumsum(1)
-        choice = torch.zeros(len(at) * num_samples, dtype=torch.int64, device=self.device)
-        waiting = torch.arange(len(choice), device=self.device)
-        while len(waiting):
-            row = waiting // num_samples
-            person, reach = at[row], bound[row]
-            uniform = torch.rand(3, len(row), generator=generator, device=self.device)
-            block = torch.searchsorted(reach, uniform[0, :, None] * reach[:, -1:], right=True)[:, 0]
-            block = block.clamp_(max=bound.shape[1] - 1)  # rounding may put the last uniform past the end
-            rank = edges[block] + (uniform[1] * sizes[person, block]).long()
-            rank = torch.minimum(rank, edges[block + 1] - 1)
-            # Beyond the admissible partners the excess is infinite, or not a number: neither holds.
-            excess = self.costs[person, rank] - first[person, block]
-            holds = uniform[2] < torch.exp(-cost_weight[row] * excess)
-            choice[waiting[holds]] = rank[holds]
-            waiting = waiting[~holds]
-        return self.partners.take(self.index[at[:, None], choice.view(len(at), num_samples)].long())
-
-    @cached_property
-    def _blocks(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Ranks at which blocks of partners begin and the last one ends, int64 ``(J + 1,)``; the cost of each block's
-        first partner, and how many admissible ones it has, ``(F, J)``."""
-        ends = [0]
-        while ends[-1] < self.costs.shape[1]:
-            ends.append(min(ends[-1] + max(1, ends[-1] // 3), self.costs.shape[1]))
-        edges = torch.tensor(ends, device=self.device)
-        admissible = self.costs.isfinite().sum(1, keepdim=True)
-        sizes = torch.minimum(admissible - edges[:-1], edges[1:] - edges[:-1]).clamp_(min=0)
-        return edges, self.costs[:, edges[:-1]].contiguous(), sizes
+        return self.partners.take(self._found.draw(at, cost_weight, generator, num_samples))
 
     def draw_cost_weight(self, batch_size: int, generator: torch.Generator) -> Tensor:
         """λ per row, float32 ``(B,)``, log-uniform on the configured range."""

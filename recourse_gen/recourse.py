@@ -25,6 +25,7 @@ from recourse_gen.pairs import PairOptions, PairSupervision
 from recourse_gen.personal import one_for_all, rules_for
 from recourse_gen.schema import Schema
 from recourse_gen.search import Search, SearchOptions
+from recourse_gen.share import Share
 from recourse_gen.training import TrainingOptions
 from recourse_gen.transform import TableTransform
 
@@ -41,7 +42,8 @@ class RecourseGenerator:
     `Schema.infer`.
 
     After `fit`: schema, transform, classifier, constraints, auditor, model, pairs (None after `load`), and summary, a
-    mapping with the counts of factuals and partners, the training's result and the seconds of each stage.
+    mapping with the counts of factuals (of this process) and partners, the training's result and the seconds of each
+    stage.
     """
 
     def __init__(
@@ -106,6 +108,8 @@ class RecourseGenerator:
         probability = self.classifier.probability(X)
         favourable = probability > 0.5 if y is None else _favourable(y, self.target_class, len(X))
         rows = self.transform.encode(X)
+        state, kept = training.processes(), self.training_options
+        share = Share(state.process_index, state.num_processes, self.seed, kept.holdout, kept.validation_pairs)
         self.pairs = PairSupervision.from_training(
             X,
             probability,
@@ -113,7 +117,8 @@ class RecourseGenerator:
             transform=self.transform,
             constraints=self.constraints,
             options=self.pair_options,
-            device=training.processes().device,
+            device=state.device,
+            share=share,
         )
         model.observe(self.pairs)
         seconds["pairs"] = time.perf_counter() - started
@@ -145,6 +150,7 @@ class RecourseGenerator:
             "training_factuals": len(self.pairs),
             "factuals_without_partner": int((~self.pairs.has_partner).sum()),
             "partners": self.pairs.partners.batch_size,
+            **({} if self.pairs.recall is None else {"pairs_recall": self.pairs.recall}),
             "training": asdict(trained),
             "seconds": seconds,
         }

@@ -242,10 +242,8 @@ def _warm_average(decay: float) -> Callable[..., None]:
 def _split(pairs: PairSupervision, options: TrainingOptions, seed: int) -> tuple[Tensor, Batch]:
     """Positions of the training factuals, and fixed pairs of the held-out ones (of all, if there is only one)."""
     generator = torch.Generator(pairs.device).manual_seed(_stream(seed, -1))
-    order = torch.randperm(len(pairs), generator=generator, device=pairs.device)
-    held = min(max(1, int(len(pairs) * options.holdout)), len(pairs) - 1)
-    held_at = order[:held] if held else order
-    return order[held:], _draw(pairs, held_at, options.validation_pairs, generator)
+    train_at, held_at = pairs.split(options.holdout, generator)
+    return train_at, _draw(pairs, held_at, options.validation_pairs, generator)
 
 
 def _draw(pairs: PairSupervision, at: Tensor, count: int, generator: torch.Generator) -> Batch:

@@ -17,6 +17,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("recourse_gen",),
     ("recourse_gen.evaluation",),
     ("recourse_gen.fidelity", "recourse_gen.judge", "recourse_gen.robustness", "recourse_gen.card"),
+    ("recourse_gen.parts",),
+    ("recourse_gen.partition",),
     ("recourse_gen.recourse", "recourse_gen.testing"),
     ("recourse_gen.search",),
     ("recourse_gen.counterfactuals", "recourse_gen.scoring", "recourse_gen.sparsify"),
@@ -37,6 +39,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "recourse_gen.sentences",
         "recourse_gen.resumption",
     ),
+    ("recourse_gen.neighbours",),
+    ("recourse_gen.nearest", "recourse_gen.pooled"),
+    ("recourse_gen.matching",),
     (
         "recourse_gen.transform",
         "recourse_gen.classifier",
@@ -55,6 +60,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "recourse_gen.files",
         "recourse_gen.votes",
         "recourse_gen.processes",
+        "recourse_gen.share",
     ),
 )
 
