@@ -284,8 +284,7 @@ class RecourseGenerator:
 
     def _cost_weight(self) -> float:
         """The λ of `generate` where none is given."""
-        low, high = self.pair_options.cost_weight_range
-        return min(max(COST_WEIGHT, low), high)
+        return float(np.clip(COST_WEIGHT, *self.pair_options.cost_weight_range))
 
     def _fitted(self) -> Backbone:
         if self.model is None:
@@ -310,10 +309,9 @@ def _favourable(y: Any, target_class: Any, rows: int) -> np.ndarray:
         raise ValueError(f"y has {int(values.isna().sum())} missing values")
     classes = values.unique().tolist()
     listed = ", ".join(map(repr, classes[:10]))
-    if target_class is None:
-        if not set(classes) <= {0, 1}:
-            raise ValueError(f"target_class must name the favourable class; y holds {listed}")
-        target_class = 1
+    if target_class is None and not set(classes) <= {0, 1}:
+        raise ValueError(f"target_class must name the favourable class; y holds {listed}")
+    target_class = 1 if target_class is None else target_class
     if target_class not in classes:
         raise ValueError(f"y never holds the favourable class {target_class!r}; it holds {listed}")
     if len(classes) == 1:

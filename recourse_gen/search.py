@@ -25,7 +25,7 @@ from recourse_gen.options import check_number, check_whole
 from recourse_gen.personal import Rules
 from recourse_gen.rows import Rows
 from recourse_gen.scoring import People, Scorer, as_frame
-from recourse_gen.selection import Pool, policy
+from recourse_gen.selection import Pool, policy, ranked
 from recourse_gen.sparsify import sparsify
 from recourse_gen.transform import TableTransform
 
@@ -200,7 +200,8 @@ class Search:
             lambda drawn, at: self.scorer(people, person[at], drawn),
             people.feasible.together,
             rivals=count,
-            keep=self.options.n + SPARED,
+            # Where several are chosen together, the best alone need not be among them.
+            keep=self.options.n + SPARED if self.policy.choice is ranked else None,
         )
         sparse = sparse.reshape(batch, count).without_repeats()
         enough = (sparse.valid.sum(1) >= self.options.n) & (not self.policy.keeps_origins)

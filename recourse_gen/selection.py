@@ -116,7 +116,7 @@ def confident(pool: Pool) -> Keys:
     return ~pool.accepted, -pool.probability
 
 
-def ranked(pool: Pool, keys: Keys, n: int, cost: RecourseCost) -> np.ndarray:
+def ranked(pool: Pool, keys: Keys, n: int, cost: RecourseCost | None = None) -> np.ndarray:
     """The n best, each on its own."""
     order = np.lexsort((*reversed(keys), ~pool.valid))[:, :n]
     chosen = np.full((len(pool.valid), n), -1)

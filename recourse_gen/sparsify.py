@@ -10,7 +10,7 @@ from torch import Tensor
 
 from recourse_gen.rows import Rows
 from recourse_gen.schema import Schema
-from recourse_gen.selection import Policy, Pool
+from recourse_gen.selection import Policy, Pool, ranked
 
 SMALLEST = 0.25  # least share of the way back that is tried
 
@@ -66,7 +66,8 @@ def sparsify(
         less = share[answer[done], column[done]] / 2 * number[column[done]]
         share[answer[done], column[done]] = less * (less >= SMALLEST)
         if keep is not None:
-            best, keep = policy.choose(answers.reshape(len(own) // rivals, rivals), keep), None
+            pool = answers.reshape(len(own) // rivals, rivals)
+            best, keep = ranked(pool, policy.keys(pool), keep), None
             share *= torch.from_numpy((np.arange(rivals) == best[:, :, None]).any(1).reshape(-1, 1))
 
 
