@@ -44,7 +44,7 @@ def test_pareto_answers_cost_more_only_where_they_are_more_probable(
         assert len(steps) > 40
         assert (steps > 0).all()
     short = report[report["reason"].str.startswith("no other answer")]
-    assert (short["reason"] == "no other answer on the front among 128 candidates").all()
+    assert short["reason"].str.fullmatch(r"no other answer on the front among (32|64|128) candidates").all()
     # Both ends: nothing cheaper is known than the first, and nothing surer than the last.
     options = {**FEW, "n": 1, "select": "cheapest", "sparsify": sparsify, "audit": audit}
     cheap = fitted.generate(asked, **options).report

@@ -86,7 +86,7 @@ def test_who_is_served_is_told_the_same(
 
 
 def test_more_time_serves_more_people(fitted: RecourseGenerator, people: pd.DataFrame) -> None:
-    found = [run(fitted, people, seconds, sparsify=False)[0] for seconds in (1, 200, 600, 1e6)]
+    found = [run(fitted, people, seconds, sparsify=False)[0] for seconds in (1, 500, 1000, 1e6)]
     served = [(each.report["status"] == "ok").sum() for each in found]
     assert served[0] < served[1] < served[2] < served[3]
     pd.testing.assert_frame_equal(found[-1].report, run(fitted, people, None, sparsify=False)[0].report)
@@ -102,18 +102,18 @@ def test_the_call_ends_in_time(fitted: RecourseGenerator, people: pd.DataFrame, 
 
 def test_nobody_is_told_what_more_candidates_might_change(fitted: RecourseGenerator, people: pd.DataFrame) -> None:
     """The time is over when the first portion has been drawn: those of it for whom that was enough are served."""
-    options = {"candidates": 4, "sparsify": False, "select": "score"}
+    options = {"candidates": 3, "n": 3, "sparsify": False, "select": "score"}
     whole, _ = run(fitted, people, None, **options)
-    found, ended = run(fitted, people, FIRST * 4 - 1, **options)
-    assert ended == FIRST * 4
+    found, ended = run(fitted, people, FIRST * 3 - 1, **options)
+    assert ended == FIRST * 3
     asking = ~whole.report["status"].isin(["already_favourable", "infeasible"])
-    first = found.report[asking].iloc[: 2 * FIRST]
-    enough = whole.report.loc[first.index, "candidates"] == 4
+    first = found.report[asking].iloc[: 3 * FIRST]
+    enough = whole.report.loc[first.index, "candidates"] == 3
     assert 0 < enough.sum() < len(enough)
     assert (first["status"][enough] == "ok").all()
-    assert (first["reason"][~enough] == "the time budget of 31 s ended after 4 candidates").all()
-    rest = found.report[asking].iloc[2 * FIRST :]
-    assert (rest["reason"] == "the time budget of 31 s ended after 0 candidates").all()
+    assert (first["reason"][~enough] == "the time budget of 23 s ended after 3 candidates").all()
+    rest = found.report[asking].iloc[3 * FIRST :]
+    assert (rest["reason"] == "the time budget of 23 s ended after 0 candidates").all()
 
 
 def test_without_a_budget_nothing_is_cut_and_no_clock_is_read() -> None:
