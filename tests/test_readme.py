@@ -1,4 +1,4 @@
-"""The README's code runs, and its commands are the documented ones."""
+"""The README prints what it shows, the code of the guides runs, and the commands are the documented ones."""
 
 import re
 import sys
@@ -8,7 +8,10 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.outputs import form
+
 README = Path(__file__).resolve().parents[1] / "README.md"
+GUIDES = ("data-scientist.md", "researcher.md", "auditor.md")
 COMMANDS = (
     'pip install -e ".[data]" -c constraints.txt && accelerate launch train.py backbone=ar',
     'pip install -e ".[dev,data]" -c constraints.txt && pytest',
@@ -64,8 +67,23 @@ def namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> types.ModuleTy
     return module
 
 
-def test_python_blocks_run_in_order(namespace: types.ModuleType) -> None:
+def test_python_blocks_run_in_order_and_print_what_is_shown(
+    namespace: types.ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = README.read_text(encoding="utf-8")
+    assert blocks(text, "python")
+    execute(text, namespace)
+    shown, printed = form("\n".join(block.text for block in blocks(text, "text"))), form(capsys.readouterr().out)
+    assert printed == shown
+    assert all(printed), "there are statuses, columns and dtypes to compare"
+    # The dtypes of the answers are those of the input.
+    assert printed.dtypes == tuple((name, str(dtype)) for name, dtype in namespace.__dict__["people"].dtypes.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("guide", GUIDES)
+def test_guides_run(guide: str, namespace: types.ModuleType) -> None:
+    text = (README.parent / "docs" / guide).read_text(encoding="utf-8")
     assert blocks(text, "python")
     execute(text, namespace)
 
