@@ -9,7 +9,7 @@ from typing import Any
 import griffe
 
 # Lower-case names after a full stop or at a line's start, and a colon: no sentence of prose begins like that.
-DEFINITION = re.compile(r"(?:(?<=[.;)`]) +|^)(?P<names>[a-zX]\w*(?:, [a-zX]\w*)*): (?=\S)", re.MULTILINE)
+DEFINITION = re.compile(r"(?:(?<=[.;]) +|^)(?P<names>[a-zX]\w*(?:, [a-zX]\w*)*): (?=\S)", re.MULTILINE)
 
 
 def listed(text: str) -> str:
@@ -18,19 +18,15 @@ def listed(text: str) -> str:
 
 
 def _paragraph(text: str) -> str:
-    if text.lstrip().startswith(("- ", "* ", "```", ">>>")):
-        return text
     found = list(DEFINITION.finditer(text))
-    ends = [match.start() for match in found[1:]] + [len(text)]
+    if not found or text.lstrip().startswith(("- ", "```")):
+        return text
+    ends = [*(match.start() for match in found[1:]), len(text)]
     items = [
-        f"- **{match['names']}**: {_one_line(text[match.end() : end])}" for match, end in zip(found, ends, strict=True)
+        f"- **{match['names']}**: {' '.join(text[match.end() : end].split())}"
+        for match, end in zip(found, ends, strict=True)
     ]
-    before = text[: found[0].start()] if found else text
-    return "\n\n".join(part for part in (before, "\n".join(items)) if part.strip())
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return "\n\n".join(part for part in (text[: found[0].start()].rstrip(), "\n".join(items)) if part)
 
 
 class Definitions(griffe.Extension):
