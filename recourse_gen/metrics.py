@@ -30,11 +30,12 @@ class Measures:
     """What `evaluate` finds.
 
     rows: one row per answer, and one for each factual without any; index ``(factual, rank)``, in the factuals' order.
-    summary: the mean of each column of rows, over the answers of a factual first and then over factuals, so that everybody
-        counts once. Shares (of the bool columns) are of all factuals, and one without an answer counts as not found,
-        not valid and not plausible; other means are over factuals with an answer, NaN if there are none. Beside them
-        ``n_factuals`` and ``n_answers`` (counts), ``diversity`` (columns, higher is more diverse: mean of `diversity`
-        over factuals with several answers, NaN if there are none) and ``score`` (see `score`; NaN without a reference).
+    summary: the mean of each column of rows, over the answers of a factual first and then over factuals, so that
+        everybody counts once. Shares (of the bool columns) are of all factuals, and one without an answer counts as not
+        found, not valid and not plausible; other means are over factuals with an answer, NaN if there are none. Beside
+        them ``n_factuals`` and ``n_answers`` (counts), ``diversity`` (columns, higher is more diverse: mean of
+        `diversity` over factuals with several answers, NaN if there are none) and ``score`` (see `score`; NaN without a
+        reference).
     answers: what was measured, ``(A, D)``: the complete rows, read into the factuals' columns, values and dtypes.
 
     The columns of rows:
