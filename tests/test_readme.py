@@ -50,11 +50,11 @@ def commands(text: str) -> list[str]:
     return [" ".join(line.split()) for line in lines if line.strip()]
 
 
-def execute(text: str, module: types.ModuleType) -> None:
-    """Run the python blocks in order in one namespace; a traceback shows the README's own line numbers."""
+def execute(text: str, module: types.ModuleType, path: Path = README) -> None:
+    """Run the python blocks in order in one namespace; a traceback shows the file's own line numbers."""
     for block in blocks(text, "python"):
         padded = "\n" * (block.line - 1) + block.text
-        exec(compile(padded, str(README), "exec"), module.__dict__)
+        exec(compile(padded, str(path), "exec"), module.__dict__)
 
 
 @pytest.fixture
@@ -83,9 +83,10 @@ def test_python_blocks_run_in_order_and_print_what_is_shown(
 @pytest.mark.slow
 @pytest.mark.parametrize("guide", GUIDES)
 def test_guides_run(guide: str, namespace: types.ModuleType) -> None:
-    text = (README.parent / "docs" / guide).read_text(encoding="utf-8")
+    path = README.parent / "docs" / guide
+    text = path.read_text(encoding="utf-8")
     assert blocks(text, "python")
-    execute(text, namespace)
+    execute(text, namespace, path)
 
 
 def test_python_blocks_need_no_files_of_ours() -> None:
