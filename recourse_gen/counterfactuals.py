@@ -44,8 +44,9 @@ class Counterfactuals:
     """Recommended changes for a frame of factuals.
 
     factuals: the frame that was asked about, in training column order. report: one row per requested (factual, rank);
-    rank 0 is the best answer (with ``pareto``, the cheapest). schema: the columns of the training frame. The columns of
-    the report:
+    rank 0 is the best answer (with ``pareto``, the cheapest). schema: the columns of the training frame.
+
+    The report's columns:
 
     status: one of `STATUSES`. reason: why there is no answer, or why the auditor does not accept it; else empty.
     probability_before, probability: of the favourable class, by the classifier, for the factual and for exactly the
@@ -132,8 +133,10 @@ class Counterfactuals:
         """One answer beside its factual: where each number lies in the range that its column has in the training rows
         (`Feature.bounds`), before and after, and the levels of categories as text; changed columns first.
 
-        factual: an index label of the factuals. The figure is made without pyplot: it needs no display, nothing has to
-        be closed, ``savefig`` writes it, and a notebook shows it when it is the last expression of a cell.
+        factual: an index label of the factuals. rank: which of the answers, 0 for the best.
+
+        The figure is made without pyplot: it needs no display, nothing has to be closed, ``savefig`` writes it, and a
+        notebook shows it when it is the last expression of a cell.
 
         Raises ValueError if there is no such factual, rank or answer.
         """

@@ -30,21 +30,24 @@ class Measures:
     """What `evaluate` finds.
 
     rows: one row per answer, and one for each factual without any; index ``(factual, rank)``, in the factuals' order.
-        ``found`` bool: it is an answer, higher is better, as with the next three.
-        ``validity`` bool: the classifier's probability exceeds 0.5.
-        ``plausibility`` bool: inlier among the reference rows; NaN where none were given.
-        ``probability`` 0 to 1: the classifier's, of the favourable class; NaN without an answer.
-        ``cost``: the size of the change, in columns, see `cost`; lower is better, as with the rest; NaN without an
-        answer.
-        ``n_changed``: the number of columns that change; NaN without an answer.
-        ``violation`` bool: breaks a constraint.
-        ``misfit`` bool: see `misfits`.
-    summary: the mean of each of these, over the answers of a factual first and then over factuals, so that everybody
-        counts once. Shares (of the bool columns) are of all factuals, and one without an answer counts as not found,
-        not valid and not plausible; other means are over factuals with an answer, NaN if there are none. Beside them
-        ``n_factuals`` and ``n_answers`` (counts), ``diversity`` (columns, higher is more diverse: mean of `diversity`
-        over factuals with several answers, NaN if there are none) and ``score`` (see `score`; NaN without a reference).
+    summary: the mean of each column of rows, over the answers of a factual first and then over factuals, so that
+        everybody counts once. Shares (of the bool columns) are of all factuals, and one without an answer counts as not
+        found, not valid and not plausible; other means are over factuals with an answer, NaN if there are none. Beside
+        them ``n_factuals`` and ``n_answers`` (counts), ``diversity`` (columns, higher is more diverse: mean of
+        `diversity` over factuals with several answers, NaN if there are none) and ``score`` (see `score`; NaN without a
+        reference).
     answers: what was measured, ``(A, D)``: the complete rows, read into the factuals' columns, values and dtypes.
+
+    The columns of rows:
+
+    found: bool, it is an answer; higher is better, as with the next three.
+    validity: bool, the classifier's probability exceeds 0.5.
+    plausibility: bool, inlier among the reference rows; NaN where none were given.
+    probability: 0 to 1, the classifier's, of the favourable class; NaN without an answer.
+    cost: the size of the change, in columns, see `cost`; NaN without an answer. Lower is better, as with the rest.
+    n_changed: the number of columns that change; NaN without an answer.
+    violation: bool, breaks a constraint.
+    misfit: bool, see `misfits`.
     """
 
     rows: pd.DataFrame

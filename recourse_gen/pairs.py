@@ -60,6 +60,7 @@ class PairOptions:
 
     @property
     def cost_weight_range(self) -> tuple[float, float]:
+        """The least and the greatest λ of training."""
         given = self.cost_weight
         try:
             low, high = map(float, given if isinstance(given, Sequence) else (given, given))

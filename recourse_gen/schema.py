@@ -65,6 +65,7 @@ class Feature:
 
     @property
     def is_token(self) -> bool:
+        """Whether its values are levels: it is categorical or ordinal."""
         return self.kind != "continuous"
 
     def scaled(self, values: Any) -> np.ndarray:
@@ -94,6 +95,7 @@ class Schema:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
+        """The names of the columns, in order."""
         return tuple(feature.name for feature in self.features)
 
     @cached_property
@@ -156,6 +158,7 @@ class Schema:
         return cls(tuple(features))
 
     def to_json(self) -> str:
+        """Text from which `from_json` makes the same schema."""
         return json.dumps({"features": [asdict(feature) for feature in self.features]}, indent=1, allow_nan=False)
 
     @classmethod

@@ -104,7 +104,10 @@ TOP_LEVEL = (
     "configs/data",
     "configs/experiment",
     "bench",
+    "docs",
+    "examples",
     "tests",
+    "mkdocs.yml",
     "pyproject.toml",
     "constraints.txt",
     "README.md",
@@ -112,7 +115,7 @@ TOP_LEVEL = (
     "CHANGELOG.md",
     ".ci/run",
 )
-PYTHON_FOLDERS = ("recourse_gen", "backbones", "bench", "tests")
+PYTHON_FOLDERS = ("recourse_gen", "backbones", "bench", "docs", "examples", "tests")
 MAX_LINES = 320
 VAGUE_NAMES = {"utils.py", "common.py"}
 

@@ -1,4 +1,4 @@
-"""The README's code runs, and its commands are the documented ones."""
+"""The README prints what it shows, the code of the guides runs, and the commands are the documented ones."""
 
 import re
 import sys
@@ -8,7 +8,10 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.outputs import form
+
 README = Path(__file__).resolve().parents[1] / "README.md"
+GUIDES = ("data-scientist.md", "researcher.md", "auditor.md")
 COMMANDS = (
     'pip install -e ".[data]" -c constraints.txt && accelerate launch train.py backbone=ar',
     'pip install -e ".[dev,data]" -c constraints.txt && pytest',
@@ -47,11 +50,11 @@ def commands(text: str) -> list[str]:
     return [" ".join(line.split()) for line in lines if line.strip()]
 
 
-def execute(text: str, module: types.ModuleType) -> None:
-    """Run the python blocks in order in one namespace; a traceback shows the README's own line numbers."""
+def execute(text: str, module: types.ModuleType, path: Path = README) -> None:
+    """Run the python blocks in order in one namespace; a traceback shows the file's own line numbers."""
     for block in blocks(text, "python"):
         padded = "\n" * (block.line - 1) + block.text
-        exec(compile(padded, str(README), "exec"), module.__dict__)
+        exec(compile(padded, str(path), "exec"), module.__dict__)
 
 
 @pytest.fixture
@@ -64,10 +67,26 @@ def namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> types.ModuleTy
     return module
 
 
-def test_python_blocks_run_in_order(namespace: types.ModuleType) -> None:
+def test_python_blocks_run_in_order_and_print_what_is_shown(
+    namespace: types.ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = README.read_text(encoding="utf-8")
     assert blocks(text, "python")
     execute(text, namespace)
+    shown, printed = form("\n".join(block.text for block in blocks(text, "text"))), form(capsys.readouterr().out)
+    assert printed == shown
+    assert all(printed), "there are statuses, columns and dtypes to compare"
+    # The dtypes of the answers are those of the input.
+    assert printed.dtypes == tuple((name, str(dtype)) for name, dtype in namespace.__dict__["people"].dtypes.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("guide", GUIDES)
+def test_guides_run(guide: str, namespace: types.ModuleType) -> None:
+    path = README.parent / "docs" / guide
+    text = path.read_text(encoding="utf-8")
+    assert blocks(text, "python")
+    execute(text, namespace, path)
 
 
 def test_python_blocks_need_no_files_of_ours() -> None:
