@@ -91,8 +91,8 @@ class Coordinates:
             moved = (points[:, start:end] != own[:, start:end]).any(1)
             values = factuals[feature.name].astype(object).to_numpy(copy=True)
             values[moved] = _values(feature, points[moved, start:end])
-            column = pd.Series(values).infer_objects() if feature.kind != "categorical" else pd.Series(values)
-            columns[feature.name] = self._transform.restore(feature, column.to_numpy())
+            number = feature.kind != "categorical"
+            columns[feature.name] = self._transform.restore(feature, values.astype(np.float64) if number else values)
         return pd.DataFrame(columns).set_axis(factuals.index)
 
     @cached_property

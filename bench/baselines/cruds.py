@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -92,23 +92,23 @@ class Cruds(Baseline):
         batch_size: int = 128,
     ) -> None:
         self.seed = seed
-        self.options = {"weight": weight, "learning_rate": learning_rate, "steps": steps, "norm": norm}
-        self.network = {"latents": latents, "subspace": subspace, "width": width, "sigma": sigma}
-        self.training = {"steps": training_steps, "batch_size": batch_size}
+        self.options: dict[str, Any] = {"weight": weight, "learning_rate": learning_rate, "steps": steps, "norm": norm}
+        self.network: dict[str, Any] = {"latents": latents, "subspace": subspace, "width": width, "sigma": sigma}
+        self.training: dict[str, Any] = {"steps": training_steps, "batch_size": batch_size}
 
     def fit(self, world: World) -> Self:
         self.space = Space.of(world)
         generator = torch.Generator().manual_seed(self.seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            model = SubspaceAutoencoder(self.space.coordinates, **self.network)  # type: ignore[arg-type]
+            model = SubspaceAutoencoder(self.space.coordinates, **self.network)
         critics = list(model.critic.parameters())
         others = [parameter for name, parameter in model.named_parameters() if not name.startswith("critic")]
         descents = [torch.optim.Adam(others, 2e-3), torch.optim.Adam(critics, 2e-3)]
         x, y = self.space.train, self.space.outcome
         size = self.network["latents"] + self.network["subspace"]
         for rows in batches(len(x), generator, **self.training):
-            noise = torch.randn(len(rows), int(size), generator=generator, dtype=DTYPE)
+            noise = torch.randn(len(rows), size, generator=generator, dtype=DTYPE)
             losses = model(x[rows], y[rows], noise)
             gradients = [
                 torch.autograd.grad(loss.mean(), parameters, retain_graph=True)
@@ -133,6 +133,6 @@ class Cruds(Baseline):
             optimizer=torch.optim.RMSprop,
             start=w,
             point=lambda moved: model.decode(z, moved, origin),
-            **self.options,  # type: ignore[arg-type]
+            **self.options,
         )
         return space.answers(factuals, points)

@@ -3,7 +3,7 @@ trees" (AISTATS 2024), as a generator of recourse."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -45,7 +45,7 @@ class Forest(Baseline):
         self.seed = seed
         self.candidates = candidates
         self.pairs = pairs
-        self.options = {
+        self.options: dict[str, Any] = {
             "n_t": n_t,
             "duplicate_K": duplicate_K,
             "n_estimators": n_estimators,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -28,6 +28,7 @@ class Probe(Baseline):
     is accepted where the rate is low enough; where none is, the least invalidated row met is the answer if the
     classifier approves. sigma² = 0.01 as in the paper, whose users choose the rate; 0.35 is moderate in its range.
     weight (λ at the beginning), learning_rate, steps and the search for λ: as in `wachter`.
+    Nothing is random.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Probe(Baseline):
     ) -> None:
         self.invalidation = invalidation
         self.sigma = sigma
-        self.options = {
+        self.options: dict[str, Any] = {
             "norm": norm,
             "weight": weight,
             "adapt": adapt,
@@ -68,7 +69,7 @@ class Probe(Baseline):
             space.coordinates.encode(factuals),
             loss=loss,
             slack=lambda x: self.invalidation - self.rate(x),
-            **self.options,  # type: ignore[arg-type]
+            **self.options,
         )
         return space.answers(factuals, points)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from torch.nn.functional import softplus
@@ -38,7 +38,7 @@ class Revise(Baseline):
     ) -> None:
         self.seed = seed
         self.training_steps = training_steps
-        self.options = {"weight": weight, "learning_rate": learning_rate, "steps": steps, "norm": norm}
+        self.options: dict[str, Any] = {"weight": weight, "learning_rate": learning_rate, "steps": steps, "norm": norm}
 
     def fit(self, world: World) -> Self:
         self.space = Space.of(world)
@@ -55,6 +55,6 @@ class Revise(Baseline):
             slack=space.logit,
             start=model.encode(origin)[0],
             point=lambda z: model.decode(z, origin),
-            **self.options,  # type: ignore[arg-type]
+            **self.options,
         )
         return space.answers(factuals, points)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -30,7 +30,7 @@ class Roar(Baseline):
     closed form: its logit is lower by delta times the dual norm of (x, 1). A row is accepted where the worst model and
     the classifier itself approve; where none is, the most robust row met is the answer if the classifier approves.
     delta, and cross-entropy with L1 cost: the paper's; learning_rate and weight (λ at the beginning): those of CARLA
-    (Pawelczyk et al., 2021). steps and the search for λ: as in `wachter`.
+    (Pawelczyk et al., 2021), whose delta is 0.01. steps and the search for λ: as in `wachter`.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Roar(Baseline):
         self.delta = delta
         self.dual = 1.0 if ball == math.inf else 2.0
         self.samples = samples
-        self.options = {
+        self.options: dict[str, Any] = {
             "norm": norm,
             "weight": weight,
             "adapt": adapt,
@@ -78,7 +78,7 @@ class Roar(Baseline):
             origin,
             loss=lambda x: softplus(-worst(x)),
             slack=lambda x: worst(x).minimum(space.logit(x)),
-            **self.options,  # type: ignore[arg-type]
+            **self.options,
         )
         return space.answers(factuals, points)
 

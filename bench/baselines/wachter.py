@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import torch
 from torch.nn.functional import softplus
 
 from bench.baselines import Baseline
@@ -26,7 +25,7 @@ class Wachter(Baseline):
     absolute deviation, which is 0 where most people share a value. CARLA also replaces the paper's squared error of the
     probability by the cross-entropy and lets λ fall by a constant until the answer changes; here λ moves both ways (see
     `nearest`), as the paper's maximum over λ asks for. Categories are numbers while descending, and validity is checked
-    on rows with real levels.
+    on rows with real levels. Nothing is random.
     """
 
     def __init__(
@@ -39,7 +38,7 @@ class Wachter(Baseline):
         learning_rate: float = 0.01,
         steps: int = 1000,
     ) -> None:
-        self.options = {
+        self.options: dict[str, Any] = {
             "norm": norm,
             "weight": weight,
             "adapt": adapt,
@@ -59,6 +58,6 @@ class Wachter(Baseline):
             origin,
             loss=lambda x: softplus(-space.logit(x)),
             slack=space.logit,
-            **self.options,  # type: ignore[arg-type]
+            **self.options,
         )
-        return space.answers(factuals, torch.as_tensor(points))
+        return space.answers(factuals, points)
