@@ -19,7 +19,7 @@ def test_it_is_as_far_as_the_boundary_in_its_norm(norm: float, dual: float) -> N
     given = linear(SLOPE, INTERCEPT)
     # Those whose projection is inside the box: away from the edges.
     asked = given.denied[(given.denied < 0.6).all(axis=1) & (margins(given.denied.to_numpy()) > -1.5)].iloc[:40]
-    answers = Wachter(norm=norm).fit(given).counterfactuals(asked)
+    answers = Wachter(norm=norm, steps=400).fit(given).counterfactuals(asked)
     assert answers.index.equals(asked.index) and (answers.dtypes == asked.dtypes).all()
     distance = np.linalg.norm(answers - asked, norm, axis=1)
     expected = -margins(asked.to_numpy()) / dual
@@ -30,7 +30,7 @@ def test_it_is_as_far_as_the_boundary_in_its_norm(norm: float, dual: float) -> N
 
 def test_immutables_stay_and_the_rest_makes_up_for_it() -> None:
     given = linear(SLOPE, INTERCEPT, immutable=("a",))
-    answers = Wachter(norm=2.0).fit(given).counterfactuals(given.denied)
+    answers = Wachter(norm=2.0, steps=400).fit(given).counterfactuals(given.denied)
     found = metrics.answered(answers)
     # b and c can give 3 at most.
     possible = 4 * given.denied["a"].to_numpy() + 3 + INTERCEPT > 0

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from train import World
 
 METHODS = {
+    "growing_spheres": "bench.baselines.growing_spheres:GrowingSpheres",
+    "probe": "bench.baselines.probe:Probe",
+    "roar": "bench.baselines.roar:Roar",
     "wachter": "bench.baselines.wachter:Wachter",
 }
 

@@ -33,6 +33,8 @@ class Coordinates:
         self.starts = self.ends - widths
         column = np.repeat(np.arange(len(widths)), widths)
         immutable = np.array([feature.name in constraints.immutable for feature in schema.features])
+        # (E, D): 1 where a coordinate belongs to a column.
+        self.columns = torch.from_numpy((column[:, None] == np.arange(len(widths))).astype(np.float64))
         self.fixed = torch.from_numpy(immutable[column])  # (E,)
         wide = torch.from_numpy((np.array(widths) > 1)[column])
         self.high = torch.where(wide, 0.5, 1.0).to(DTYPE)  # (E,), the largest value of each coordinate
@@ -51,7 +53,7 @@ class Coordinates:
     def squash(self, raw: Tensor) -> Tensor:
         """Any ``(..., E)`` to the inside of the box: a sigmoid, and half a softmax over the levels of a category."""
         together = (raw - raw.amax(-1, keepdim=True)).exp()
-        share = together / (together @ self._same).clamp(min=1e-30)
+        share = together / (together @ self.columns @ self.columns.T).clamp(min=1e-30)
         return torch.where(self.high < 1, share / 2, raw.sigmoid())
 
     def snap(self, x: Tensor, origin: Tensor) -> Tensor:
@@ -91,12 +93,6 @@ class Coordinates:
             column = pd.Series(values).infer_objects() if feature.kind != "categorical" else pd.Series(values)
             columns[feature.name] = self._transform.restore(feature, column.to_numpy())
         return pd.DataFrame(columns).set_axis(factuals.index)
-
-    @cached_property
-    def _same(self) -> Tensor:
-        """``(E, E)``: 1 where two coordinates belong to one column."""
-        column = np.repeat(np.arange(len(self.starts)), self.ends - self.starts)
-        return torch.from_numpy((column[:, None] == column).astype(np.float64))
 
     @cached_property
     def _stepped(self) -> Tensor:
