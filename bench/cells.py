@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shlex
 import tempfile
@@ -49,6 +50,13 @@ def append(path: Path, cell: Mapping[str, Any]) -> None:
         file.seek(0)
         file.truncate(file.read().rfind(b"\n") + 1)
         file.write(json.dumps(cell, default=float).encode() + b"\n")
+
+
+def add_options(parser: argparse.ArgumentParser, results: str) -> None:
+    """What benchmarks over several worlds have in common. results: the file's name."""
+    parser.add_argument("--folder", help="the paper's exact splits of adult, compas, heloc; otherwise they are rebuilt")
+    parser.add_argument("--set", nargs="+", default=[], help="further settings of train.py, e.g. training.minutes=1")
+    parser.add_argument("--out", type=Path, default=Path("bench/results") / results)
 
 
 def command(module: str, argv: Sequence[str]) -> str:

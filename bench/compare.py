@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 
 import train
-from bench.cells import append, command, configure, fit, read, table, world_settings
+from bench.cells import add_options, append, command, configure, fit, read, table, world_settings
 from recourse_gen import evaluation, fidelity
 
 VARIANTS = {  # name: settings of train.py
@@ -150,9 +150,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", nargs="+", default=["compas"], help="data sets of train.py")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--variants", nargs="+", default=["ar", "flow", "diffusion"], choices=VARIANTS)
-    parser.add_argument("--folder", help="the paper's exact splits of adult, compas, heloc")
-    parser.add_argument("--set", nargs="+", default=[], help="further settings of train.py, e.g. training.minutes=1")
-    parser.add_argument("--out", type=Path, default=Path("bench/results/compare.jsonl"))
+    add_options(parser, "compare.jsonl")
     parser.add_argument("--markdown", type=Path, help="write the table here too")
     arguments = parser.parse_args(argv)
     warnings.simplefilter("ignore", UserWarning)

@@ -78,15 +78,11 @@ def write(path: Path, cells: Sequence[dict[str, Any]], source: Path) -> None:
         parts = [INTRO.format(name=link, path=f"../{link}")]
     except ValueError:
         parts = [INTRO.format(name=source.name, path=source.name)]
-    pictures: set[str] = set()
-    for rows in sections(cells):
-        picture = f"{path.stem}-{rows['data'].iloc[0]}"
-        while picture in pictures:
-            picture += "-b"
-        pictures.add(picture)
-        parts.append(section(rows, f"{picture}.png"))
+    groups = sections(cells)
+    for rows, picture in zip(groups, picture_names(path, groups), strict=True):
+        parts.append(section(rows, picture))
         if "frontier" in rows:
-            frontier.draw(path.with_name(f"{picture}.png"), rows, OURS, _title(rows))
+            frontier.draw(path.with_name(picture), rows, OURS, _title(rows))
     path.write_text("\n".join(parts))
 
 
@@ -98,6 +94,21 @@ def sections(cells: Sequence[dict[str, Any]]) -> list[pd.DataFrame]:
     keys = frame[list(GROUP)].astype(str).agg("|".join, axis=1)
     groups = [rows for _, rows in frame.groupby(keys, sort=False)]
     return sorted(groups, key=lambda rows: bool(rows["quick"].iloc[0]))
+
+
+def picture_names(path: Path, groups: Sequence[pd.DataFrame]) -> list[str]:
+    """``<page>-<data>.png`` for each group of cells, numbered where a data set has several."""
+    data = [str(rows["data"].iloc[0]) for rows in groups]
+    before = [data[:i].count(name) for i, name in enumerate(data)]
+    return [f"{path.stem}-{name}{f'-{n + 1}' if n else ''}.png" for name, n in zip(data, before, strict=True)]
+
+
+def about_world(rows: pd.DataFrame) -> str:
+    """What the cells of a group have in common, for a heading."""
+    first, seeds = rows.iloc[0], sorted(rows["seed"].unique())
+    kind = "the paper's split" if first["split"] == "paper" else "a split of our own"
+    listed = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    return f"{first['data']}: {first['d']} columns, {kind}, {first['factuals']} people, {listed}"
 
 
 def section(rows: pd.DataFrame, picture: str) -> str:
@@ -189,8 +200,4 @@ def _best(rows: pd.DataFrame, key: str, column: Column) -> str:
 
 
 def _title(rows: pd.DataFrame) -> str:
-    first = rows.iloc[0]
-    split = "the paper's split" if first["split"] == "paper" else "a split of our own"
-    seeds = ", ".join(map(str, sorted(rows["seed"].unique())))
-    short = ", short trainings" if first["quick"] else ""
-    return f"{first['data']}: {first['d']} columns, {split}, {first['factuals']} people, seeds {seeds}{short}"
+    return about_world(rows) + (", short trainings" if rows["quick"].iloc[0] else "")

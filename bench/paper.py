@@ -21,8 +21,8 @@ import torch
 
 import train
 from bench import methods, page
-from bench.cells import PAPER, append, command, configure, read, world_settings
-from bench.protocol import DATA, PARITY, Trial
+from bench.cells import add_options, append, command, configure, read
+from bench.protocol import DATA, Trial, settings, split
 
 KEY = ("data", "seed", "method", "split", "factuals", "quick", "settings")  # what makes two cells the same cell
 
@@ -39,7 +39,7 @@ def cells(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
             about = {
                 "data": data,
                 "seed": seed,
-                "split": "paper" if arguments.folder and data in PAPER else "own",
+                "split": split(data, arguments.folder),
                 "factuals": arguments.factuals,
                 "quick": arguments.quick,
                 "settings": list(arguments.set),
@@ -51,9 +51,7 @@ def cells(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def of_world(about: dict[str, Any], names: Sequence[str], arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The cells of one world. about: what they share."""
-    data, seed = about["data"], about["seed"]
-    world = [*world_settings(data, seed, arguments.folder), *PARITY.get(data, ())]
-    world.append(f"evaluation.factuals={arguments.factuals}")
+    world = settings(about["data"], about["seed"], factuals=arguments.factuals, folder=arguments.folder)
     config = configure([*world, *arguments.set])
     train.use_threads(config["threads"])
     trial = Trial.of(config)
@@ -71,9 +69,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, help="default: 0 1 2; of --quick: 0")
     parser.add_argument("--methods", nargs="+", default=methods.names(), choices=methods.names(), help="default: all")
     parser.add_argument("--factuals", type=int, help="people to help; default: 200, of --quick: 50")
-    parser.add_argument("--folder", help="the paper's exact splits of adult, compas, heloc; otherwise they are rebuilt")
-    parser.add_argument("--set", nargs="+", default=[], help="further settings of train.py, e.g. training.minutes=1")
-    parser.add_argument("--out", type=Path, default=Path("bench/results/paper.jsonl"))
+    add_options(parser, "paper.jsonl")
     parser.add_argument("--page", type=Path, default=Path("docs/paper.md"))
     parser.add_argument("--quick", action="store_true", help="few people and steps; the same figures in every run")
     arguments = parser.parse_args(argv)

@@ -15,7 +15,7 @@ import pandas as pd
 from sklearn.ensemble import IsolationForest
 
 import train
-from bench.cells import fit
+from bench.cells import PAPER, fit, world_settings
 from bench.robustness import rivals
 from recourse_gen import Schema, data, evaluation, metrics
 from recourse_gen.classifier import Classifier, as_classifier
@@ -31,6 +31,16 @@ PUBLISHED = {  # the row of GenRe in the authors' notebook, 200 people
 PARITY = {"heloc": ("data.impute=class_mean",)}
 REPEATS = 2  # classifiers trained anew, of each kind
 OUTLIERS = 0.05  # the share of its own reference rows that the second critic takes for outliers
+
+
+def settings(data: str, seed: int, *, factuals: int, folder: str | None) -> list[str]:
+    """Settings of train.py for one world. folder: of the paper's exact splits."""
+    return [*world_settings(data, seed, folder), *PARITY.get(data, ()), f"evaluation.factuals={factuals}"]
+
+
+def split(data: str, folder: str | None) -> str:
+    """``paper`` for the paper's exact split, ``own`` for one that is drawn anew."""
+    return "paper" if folder and data in PAPER else "own"
 
 
 @dataclass(frozen=True)
