@@ -48,7 +48,10 @@ def append(path: Path, cell: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as file:
         file.seek(0)
-        file.truncate(file.read().rfind(b"\n") + 1)
+        held = file.read()
+        # Nothing is cut where nothing is torn: another run may be appending at this moment.
+        if held and not held.endswith(b"\n"):
+            file.truncate(held.rfind(b"\n") + 1)
         file.write(json.dumps(cell, default=float).encode() + b"\n")
 
 

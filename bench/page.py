@@ -11,6 +11,7 @@ import pandas as pd
 from bench import frontier
 from bench.cells import table
 from bench.methods import OURS, PARTNER, SEVERAL
+from bench.methods import PAPER as AS_PUBLISHED
 from bench.protocol import OUTLIERS, PUBLISHED
 
 
@@ -60,12 +61,16 @@ draws the labels, a perceptron learns them, and people whom it turns down are he
   nearest partner, the cheapest training row that may be recommended. Shares are of all people: one without an answer
   counts as neither valid nor plausible. Cost and changes are means over answers.
 - *second critic*: inlier of an isolation forest on held-out rows that the judge favours, of which it takes
-  {OUTLIERS:.0%} for outliers. *retrained*: classifiers of the same kind with other random states and on other draws of
-  the rows. *other models*: logistic, forest and boosting models. *skill*: closeness to the law Q that ours were trained
-  on, 1 for Q itself.
+  {100 * OUTLIERS:.0f} % for outliers. *retrained*: classifiers of the same kind with other random states and on other
+  draws of the rows. *other models*: other kinds of classifier, on other draws of the rows. *skill*: closeness to the
+  law Q that ours were trained on, 1 for Q itself.
 - Figures are means over seeds ± standard deviation. **Bold** is best; in cost, changes and diversity, best among those
-  who answer {ENOUGH:.0%} of the people. A seed is another world, so scores of different worlds, the published ones
-  included, differ by more than methods do: compare leads.
+  who answer {100 * ENOUGH:.0f} % of the people. Times are as they were on a machine that may have had other work.
+- A seed is another world, and scores of different worlds, the published ones included, differ by more than methods do:
+  compare leads. The published row is the authors', on their split.
+- `{AS_PUBLISHED}` is the published network with the published settings, after the *steps* of the second table; the
+  published runs have 2000 epochs, so its rows say nothing of what it reaches then.
+- The gaps of HELOC are filled with means of each class, as in the paper, which leaks the label to all methods alike.
 """
 
 
