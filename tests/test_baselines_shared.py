@@ -86,7 +86,11 @@ def test_squashed_points_are_inside_and_categories_add_up(coordinates: Coordinat
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("logistic", {}), ("mlp", {"max_iter": 5}), ("mlp", {"max_iter": 5, "activation": "tanh", "hidden_layer_sizes": [4]})],
+    [
+        ("logistic", {}),
+        ("mlp", {"max_iter": 5}),
+        ("mlp", {"max_iter": 5, "activation": "tanh", "hidden_layer_sizes": [4]}),
+    ],
 )
 def test_the_network_in_torch_is_the_classifier(table: Table, schema: Schema, name: str, options: dict) -> None:
     frame, target = table

@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from train import World
 
 METHODS = {
+    "cchvae": "bench.baselines.cchvae:Cchvae",
+    "cruds": "bench.baselines.cruds:Cruds",
     "growing_spheres": "bench.baselines.growing_spheres:GrowingSpheres",
     "probe": "bench.baselines.probe:Probe",
     "roar": "bench.baselines.roar:Roar",
+    "revise": "bench.baselines.revise:Revise",
     "wachter": "bench.baselines.wachter:Wachter",
 }
 

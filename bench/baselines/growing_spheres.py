@@ -65,7 +65,9 @@ class GrowingSpheres(Baseline):
         noise, full = stream(origin, self.seed + 1), torch.arange(len(origin))
         for _ in range(HALVINGS):
             width = radius[full]
-            ball = shell(noise, self.samples, int((~self.space.coordinates.fixed).sum()), torch.zeros_like(width), width)
+            ball = shell(
+                noise, self.samples, int((~self.space.coordinates.fixed).sum()), torch.zeros_like(width), width
+            )
             full_still = self._approves(self._rows(ball, origin[full])).any(1)
             full, noise = full[full_still], noise.take(full_still.nonzero()[:, 0])
             if not len(full):
