@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 METHODS = {
     "cchvae": "bench.baselines.cchvae:Cchvae",
     "cruds": "bench.baselines.cruds:Cruds",
+    "dice": "bench.baselines.dice:Dice",
     "growing_spheres": "bench.baselines.growing_spheres:GrowingSpheres",
     "probe": "bench.baselines.probe:Probe",
     "roar": "bench.baselines.roar:Roar",

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Cchvae(Baseline):
     """The nearest approved row among those decoded from the first latent shell around the factual that has any.
 
-    The autoencoder is conditioned on the immutable columns. samples, step and the L1 distance: those of CARLA (Pawelczyk
-    et al., 2021). Shells end at `reach`, where a standard normal latent law has no mass left.
+    The autoencoder is conditioned on the immutable columns. samples, step and the L1 distance: those of CARLA
+    (Pawelczyk et al., 2021). Shells end at `reach`, where a standard normal latent law has no mass left.
     """
 
     def __init__(

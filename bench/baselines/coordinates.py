@@ -20,9 +20,9 @@ DTYPE = torch.float64
 class Coordinates:
     """`recourse_gen.metrics.coordinates` as float64 tensors ``(B, E)``, and the way back.
 
-    Numbers lie in 0 to 1, two-level categories at 0 or 1, and larger ones are half their one-hot vector. The *origin* of
-    a point is the factual that it answers: immutable columns stay there, and its own values are always allowed, even
-    where training never held them.
+    Numbers lie in 0 to 1, two-level categories at 0 or 1, and larger ones are half their one-hot vector. The *origin*
+    of a point is the factual that it answers: immutable columns stay there, and its own values are always allowed,
+    even where training never held them.
     """
 
     def __init__(self, schema: Schema, constraints: Constraints, train: pd.DataFrame) -> None:
@@ -57,7 +57,7 @@ class Coordinates:
         return torch.where(self.high < 1, share / 2, raw.sigmoid())
 
     def snap(self, x: Tensor, origin: Tensor) -> Tensor:
-        """The row nearest to `x` ``(..., E)``, column by column: a level, a whole number, or the factual's own value."""
+        """The row nearest to `x` ``(..., E)``: in each column a level, a whole number, or the factual's own value."""
         given, x = x, self.clamp(x, origin)
         levels, index = self._levels, self._stepped
         steps = x[..., index].movedim(-1, 0).flatten(1).contiguous()
@@ -81,7 +81,8 @@ class Coordinates:
     def decode(self, x: Tensor, origin: Tensor, factuals: pd.DataFrame) -> pd.DataFrame:
         """The rows ``(B, D)`` nearest to `x` ``(B, E)``, in the factuals' index and the training dtypes.
 
-        factuals: the frame that `origin` ``(B, E)`` encodes. A column whose coordinates are the origin's keeps its value.
+        factuals: the frame that `origin` ``(B, E)`` encodes. Where coordinates are the origin's, a column keeps its
+        value.
         """
         points, own = self.snap(x, origin).numpy(), origin.numpy()
         factuals = self._transform.check(factuals)

@@ -25,9 +25,9 @@ class GrowingSpheres(Baseline):
 
     The paper's algorithms 1 and 2: the ball of radius `step` is halved until it holds no approved row; layers of that
     thickness grow from there; of the answer's changes, the smallest is undone as long as the classifier still approves
-    (`sparse`). samples and step: 1000 and 0.2, those of CARLA (Pawelczyk et al., 2021), which neither halves nor undoes.
-    CARLA also flips categories by a coin at any radius; here they are coordinates like others, so that what is far is
-    looked at late. The distance is Euclidean, between rows with real levels.
+    (`sparse`). samples and step: those of CARLA (Pawelczyk et al., 2021), which neither halves nor undoes. CARLA also
+    flips categories by a coin at any radius; here they are coordinates like others, so that what is far is looked at
+    late. The distance is Euclidean, between rows with real levels.
     """
 
     def __init__(self, *, seed: int = 0, samples: int = 1000, step: float = 0.2, sparse: bool = True) -> None:

@@ -24,10 +24,10 @@ class Probe(Baseline):
     """The nearest point that N(0, `sigma`²) noise on every coordinate invalidates with at most a given probability.
 
     The rate of invalidation is the paper's first-order one, exact for a linear model: Φ(−logit / (sigma · ‖gradient‖)).
-    What is minimised is the paper's sum: the excess of that rate over `invalidation`, cross-entropy, and λ · L1. A row is
-    accepted where the rate is low enough; where none is, the least invalidated row met is the answer if the classifier
-    approves. sigma² = 0.01 and invalidation = 0.35 are the paper's comparison; weight (λ at the beginning): CARLA's
-    (Pawelczyk et al., 2021). learning_rate, steps and the search for λ: as in `wachter`.
+    What is minimised is the paper's sum: the excess of that rate over `invalidation`, cross-entropy, and λ · L1. A row
+    is accepted where the rate is low enough; where none is, the least invalidated row met is the answer if the
+    classifier approves. sigma² = 0.01 as in the paper, whose users choose the rate; 0.35 is moderate in its range.
+    weight (λ at the beginning), learning_rate, steps and the search for λ: as in `wachter`.
     """
 
     def __init__(

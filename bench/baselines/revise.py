@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 class Revise(Baseline):
     """The nearest approved row on a gradient descent through the latent space of an autoencoder.
 
-    From the factual's code on, z follows the gradient of cross-entropy + `weight` · L1 between decoded point and factual.
-    weight, learning_rate and steps: those of CARLA (Pawelczyk et al., 2021). As there, the answer is the nearest of the
-    approved rows that the descent passed, and the decoder is given the immutable columns.
+    From the factual's code on, z follows the gradient of cross-entropy + `weight` · L1 between decoded point and
+    factual. weight, learning_rate and steps: those of CARLA (Pawelczyk et al., 2021). As there, the answer is the
+    nearest of the approved rows that the descent passed, and the decoder is given the immutable columns.
     """
 
     def __init__(

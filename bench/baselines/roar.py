@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 class Roar(Baseline):
     """The nearest point that a linear model approves of, whatever its weights and intercept become within a ball.
 
-    As in the paper, the linear model is a local approximation of the classifier around each factual, by LIME (Ribeiro et
-    al., 2016: `samples` normal draws with the columns' training deviations, weighed by their nearness), here of the
-    logit, whose zero is the boundary. The worst model of an l_inf (`ball=inf`) or l_2 ball of radius `delta` has a
+    As in the paper, the linear model is a local approximation of the classifier around each factual, by LIME (Ribeiro
+    et al., 2016: `samples` normal draws with the columns' training deviations, weighed by their nearness), here of
+    the logit, whose zero is the boundary. The worst model of an l_inf (`ball=inf`) or l_2 ball of radius `delta` has a
     closed form: its logit is lower by delta times the dual norm of (x, 1). A row is accepted where the worst model and
     the classifier itself approve; where none is, the most robust row met is the answer if the classifier approves.
     delta, and cross-entropy with L1 cost: the paper's; learning_rate and weight (λ at the beginning): those of CARLA

@@ -17,7 +17,7 @@ def stream(origin: Tensor, seed: int) -> Noise:
 
 
 def shell(noise: Noise, samples: int, size: int, inner: Tensor, outer: Tensor) -> Tensor:
-    """``(B, S, V)``: points uniform in the volume between the radii `inner` and `outer` ``(B,)`` around 0; V is `size`."""
+    """``(B, S, V)``: uniform in the volume between the radii `inner` and `outer` ``(B,)`` around 0; V is `size`."""
     direction = noise.normal(samples, size).double()
     direction = direction / torch.linalg.vector_norm(direction, dim=-1, keepdim=True)
     low, high = inner[:, None] ** size, outer[:, None] ** size
@@ -41,8 +41,8 @@ def first_answers(
     """``(B, E)``: for each factual the nearest approved row of the first shell that holds one; NaN where none does.
 
     origin: ``(B, E)``. rows: offsets ``(b, S, V)`` and the int64 positions ``(b,)`` of their factuals to rows
-    ``(b, S, E)``; V is `size`. approves: rows to bool. step: ``(B,)``, the thickness of a factual's shells, of which the
-    first `start` are left out and the last begins within `reach`. norm: of the distance that is least.
+    ``(b, S, E)``; V is `size`. approves: rows to bool. step: ``(B,)``, the thickness of a factual's shells, of which
+    the first `start` are left out and the last begins within `reach`. norm: of the distance that is least.
     """
     best = torch.full_like(origin, torch.nan)
     open_ = torch.arange(len(origin))

@@ -46,9 +46,12 @@ class Space:
         )
 
     def answers(self, factuals: pd.DataFrame, points: Tensor) -> pd.DataFrame:
-        """The rows of points ``(B, E)`` that the classifier approves of; NaN for others, and for points that are NaN."""
-        found = points.isfinite().all(1).numpy()
-        asked = factuals[found]
-        frame = self.coordinates.decode(points[torch.from_numpy(found)], self.coordinates.encode(asked), asked)
-        approved = self.classifier.probability(frame) > 0.5
-        return frame[approved].reindex(factuals.index)
+        return approved(factuals, points, self.coordinates, self.classifier)
+
+
+def approved(factuals: pd.DataFrame, points: Tensor, coordinates: Coordinates, classifier: Classifier) -> pd.DataFrame:
+    """The rows of points ``(B, E)`` that the classifier approves of; NaN for others, and for points that are NaN."""
+    found = points.isfinite().all(1)
+    asked = factuals[found.numpy()]
+    frame = coordinates.decode(points[found], coordinates.encode(asked), asked)
+    return frame[classifier.probability(frame) > 0.5].reindex(factuals.index)

@@ -45,7 +45,7 @@ class Autoencoder(nn.Module):
         return mean, log_variance.clamp(-10, 10)
 
     def decode(self, z: Tensor, origin: Tensor) -> Tensor:
-        """The mean of points ``(..., E)`` given z ``(..., V)`` and the immutable coordinates of `origin` ``(..., E)``."""
+        """The mean of points ``(..., E)`` given z ``(..., V)`` and the immutables of `origin` ``(..., E)``."""
         fixed = self.coordinates.fixed
         raw = self.decoder(torch.cat([z, 2 * origin[..., fixed] - 1], -1))
         return torch.where(fixed, origin, self.coordinates.squash(raw))
