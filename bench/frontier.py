@@ -18,6 +18,7 @@ PANELS = {
     "retrained": "valid under retrained classifiers",
 }
 JUDGED = ("cost", "validity_judge", "plausibility")
+ENOUGH = 0.95  # the share who must have an answer: a mean over answers says little of a method that answers few
 MARKS = "osD^v<>Ph*X8"
 
 
@@ -26,17 +27,19 @@ def points(cells: pd.DataFrame) -> pd.DataFrame:
 
     Beside the measures' means, ``<measure>_sd`` their standard deviations over seeds, and ``best``: no other point is
     at least as good in cost, judged validity and plausibility and better in one. cells: with ``method`` and
-    ``frontier``. Points at which nobody, for some seed, got an answer have no cost and are left out.
+    ``frontier``. Left out are confidences beyond a method's first at which fewer than `ENOUGH` of the people have an
+    answer, for a mean over few is no end of a line, and points at which nobody, for some seed, has one.
     """
     listed = [
         {"method": method, "confidence": np.nan, **point}
         for method, frontier in zip(cells["method"], cells["frontier"], strict=True)
         for point in (frontier if isinstance(frontier, list) else ())
     ]
-    frame = pd.DataFrame(listed, columns=["method", "confidence", "cost", *PANELS]).astype({"cost": float})
+    frame = pd.DataFrame(listed, columns=["method", "confidence", "cost", "found", *PANELS]).astype({"cost": float})
     grouped = frame.groupby(["method", "confidence"], sort=False, dropna=False)
     means = grouped.agg("mean").join(grouped.agg("std").add_suffix("_sd")).reset_index()
-    means = means[grouped["cost"].agg("count").eq(grouped.size()).to_numpy()]
+    answered = grouped["cost"].agg("count").eq(grouped.size()).to_numpy()
+    means = means[answered & ((means["found"] >= ENOUGH) | ~means["method"].duplicated())]
     judged = means[list(JUDGED)].to_numpy() * [-1.0, 1.0, 1.0]
     as_good, better = judged[:, None] >= judged, judged[:, None] > judged
     return means.assign(best=~(as_good.all(2) & better.any(2)).any(0))

@@ -148,19 +148,27 @@ def test_published_scores_are_their_own_sum() -> None:
 
 
 def test_the_frontier_holds_what_no_point_beats() -> None:
-    usual = {"retrained": 0.5, "validity_judge": 0.9, "plausibility": 0.9}
+    usual = {"retrained": 0.5, "validity_judge": 0.9, "plausibility": 0.9, "found": 1.0}
     lines = {
         "cheap": [
             {"confidence": 0.5, **usual, "cost": 0.1, "validity_judge": 0.5},
             {"confidence": 0.7, **usual, "cost": 0.4},
+            {"confidence": 0.9, **usual, "cost": 0.2, "found": 0.3},
         ],
         "dear": [{**usual, "cost": 0.5}],
         "sure": [{**usual, "cost": 0.5, "validity_judge": 1.0}],
+        "selective": [{**usual, "cost": 0.6, "validity_judge": 0.3, "found": 0.3}],
         "silent": [{**usual, "cost": None}],
     }
     frame = points(pd.DataFrame({"method": lines.keys(), "frontier": lines.values()}))
     found = {(row.method, row.cost): row.best for row in frame.itertuples()}
-    assert found == {("cheap", 0.1): True, ("cheap", 0.4): True, ("dear", 0.5): False, ("sure", 0.5): True}
+    assert found == {
+        ("cheap", 0.1): True,
+        ("cheap", 0.4): True,
+        ("dear", 0.5): False,
+        ("sure", 0.5): True,
+        ("selective", 0.6): False,
+    }
 
 
 def test_options_that_are_not_given_are_those_of_the_paper_or_quick() -> None:
