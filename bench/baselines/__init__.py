@@ -22,6 +22,7 @@ METHODS = {
     "cchvae": "bench.baselines.cchvae:Cchvae",
     "cruds": "bench.baselines.cruds:Cruds",
     "dice": "bench.baselines.dice:Dice",
+    "forest": "bench.baselines.forest:Forest",
     "growing_spheres": "bench.baselines.growing_spheres:GrowingSpheres",
     "probe": "bench.baselines.probe:Probe",
     "roar": "bench.baselines.roar:Roar",

@@ -87,7 +87,7 @@ class Cruds(Baseline):
         latents: int = 8,
         subspace: int = 2,
         width: int = 64,
-        sigma: float = 0.1,
+        sigma: float = 0.03,
         training_steps: int = 2000,
         batch_size: int = 128,
     ) -> None:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import random
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +10,7 @@ import torch
 
 from bench.baselines import Baseline
 from bench.baselines.coordinates import Coordinates
+from bench.baselines.seeding import seeded
 from bench.baselines.space import approved
 from recourse_gen import metrics
 from recourse_gen.classifier import Classifier, as_classifier
@@ -57,7 +54,7 @@ class Dice(Baseline):
         numbers = [feature.name for feature in world.schema.features if feature.kind != "categorical"]
         table = reader.spelled(world.train).assign(**{OUTCOME: np.asarray(world.y_train)})
         told = dice_ml.Data(dataframe=table, continuous_features=numbers, outcome_name=OUTCOME)
-        with _seeded(self.seed):
+        with seeded(self.seed):
             model = dice_ml.Model(model=reader, backend="sklearn", model_type="classifier")
             self.explainer = dice_ml.Dice(told, model, method=self.method)
         self.reader = reader
@@ -73,7 +70,7 @@ class Dice(Baseline):
         if self.method == "random":
             options["random_seed"] = self.seed
         points = self.coordinates.encode(factuals).fill_(torch.nan)
-        with _seeded(self.seed):
+        with seeded(self.seed):
             try:
                 examples = self.explainer.generate_counterfactuals(self.reader.spelled(factuals), **options)
                 made = [example.final_cfs_df for example in examples.cf_examples_list]
@@ -117,17 +114,3 @@ class Reader:
 
     def predict(self, frame: pd.DataFrame) -> np.ndarray:
         return (self.predict_proba(frame)[:, 1] > 0.5).astype(int)
-
-
-@contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """The package draws from global generators, and prints; both are as before afterwards."""
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002

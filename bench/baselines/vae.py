@@ -32,7 +32,7 @@ class Autoencoder(nn.Module):
     around its reconstruction.
     """
 
-    def __init__(self, coordinates: Coordinates, latents: int = 8, width: int = 64, sigma: float = 0.1) -> None:
+    def __init__(self, coordinates: Coordinates, latents: int = 8, width: int = 64, sigma: float = 0.03) -> None:
         super().__init__()
         self.coordinates, self.sigma = coordinates, sigma
         size, given = len(coordinates.fixed), int(coordinates.fixed.sum())
