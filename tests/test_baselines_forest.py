@@ -1,5 +1,7 @@
 """Boosted trees conditioned on the factual generate approved rows where people are."""
 
+import sys
+
 import pytest
 from worlds import clusters
 
@@ -21,6 +23,6 @@ def test_answers_are_partners_of_their_factuals() -> None:
 
 
 def test_without_the_package_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "ForestDiffusion", None)
+    monkeypatch.setitem(sys.modules, "ForestDiffusion", None)
     with pytest.raises(ValueError, match="pip install forestdiffusion"):
         Forest().fit(clusters(60))

@@ -44,7 +44,7 @@ class Dice(Baseline):
     def fit(self, world: World) -> Self:
         """Raises ValueError where dice-ml is not installed."""
         try:
-            import dice_ml
+            import dice_ml  # type: ignore[import-untyped]
         except ImportError as error:
             raise ValueError('the baseline dice needs dice-ml; pip install -e ".[bench]"') from error
         self.coordinates = Coordinates(world.schema, world.constraints, world.train)
@@ -61,7 +61,7 @@ class Dice(Baseline):
         return self
 
     def counterfactuals(self, factuals: pd.DataFrame) -> pd.DataFrame:
-        from raiutils.exceptions import UserConfigValidationException
+        from raiutils.exceptions import UserConfigValidationException  # type: ignore[import-untyped]
 
         options: dict[str, Any] = {"features_to_vary": self.vary, "desired_class": 1, "total_CFs": 1}
         options["posthoc_sparsity_algorithm"] = "binary"  # the other, linear one takes half a minute for a person
@@ -108,7 +108,8 @@ class Reader:
 
     def predict_proba(self, frame: pd.DataFrame) -> np.ndarray:
         read = self.read(frame)
-        whole = {name: read[name].round() for name in read if pd.api.types.is_integer_dtype(self.dtypes[name])}
+        integers = [name for name in self.schema.names if pd.api.types.is_integer_dtype(self.dtypes[name])]
+        whole: dict[str, Any] = {name: read[name].round() for name in integers}
         yes = self.classifier.probability(read.assign(**whole))
         return np.stack([1 - yes, yes], 1)
 

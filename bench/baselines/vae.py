@@ -34,7 +34,7 @@ class Autoencoder(nn.Module):
 
     def __init__(self, coordinates: Coordinates, latents: int = 8, width: int = 64, sigma: float = 0.03) -> None:
         super().__init__()
-        self.coordinates, self.sigma = coordinates, sigma
+        self.coordinates, self.latents, self.sigma = coordinates, latents, sigma
         size, given = len(coordinates.fixed), int(coordinates.fixed.sum())
         self.encoder = network(size, 2 * latents, width)
         self.decoder = network(latents + given, size, width)
@@ -87,7 +87,7 @@ def autoencoder(
         rate = torch.optim.lr_scheduler.CosineAnnealingLR(descent, steps)
         for rows in batches(len(space.train), generator, steps=steps, batch_size=batch_size):
             x = space.train[rows]
-            noise = torch.randn(len(x), model.encoder[-1].out_features // 2, generator=generator, dtype=DTYPE)
+            noise = torch.randn(len(x), model.latents, generator=generator, dtype=DTYPE)
             descent.zero_grad()
             model(x, noise).mean().backward()
             descent.step()
