@@ -45,7 +45,7 @@ def cell(method: str, trial: Trial, config: dict[str, Any]) -> dict[str, Any]:
     Beside what `Trial.measure` says: ``fit_seconds`` and ``seconds_per_factual`` (of answering), ``frontier`` (measures
     at several confidences, one without the dial), and for ours the fidelity to Q and ``diversity`` (mean cost between
     two answers of one person, in columns, of `SEVERAL` answers; None if nobody got two). A method that cannot work in
-    this world is a cell with ``refused``, its sentence, and no measure.
+    this world is a cell with ``refused``, its sentence, and no measure; ``retry`` where only a package is missing.
     """
     if method == PARTNER:
         return _alone(trial.measure(trial.nearest))
@@ -85,7 +85,7 @@ def _baseline(name: str, trial: Trial) -> dict[str, Any]:
     try:
         method = baselines.load(name)(seed=trial.config["seed"]).fit(trial.given)
     except ValueError as error:
-        return {"refused": str(error)}
+        return {"refused": str(error), "retry": isinstance(error.__cause__, ImportError)}
     fitted = time.perf_counter()
     answers = method.counterfactuals(people)
     ended = time.perf_counter()

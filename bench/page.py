@@ -94,11 +94,15 @@ def write(path: Path, cells: Sequence[dict[str, Any]], source: Path) -> None:
 
 
 def sections(cells: Sequence[dict[str, Any]]) -> list[pd.DataFrame]:
-    """Cells that may be compared: of one data set and split, as many people, the same settings. Quick ones are last."""
+    """Cells that may be compared: of one data set and split, as many people, the same settings. Quick ones are last.
+
+    Of a cell that was tried again, because a package was missing, the last line counts.
+    """
     frame = pd.DataFrame(cells)
     if frame.empty:
         return []
     keys = frame[list(GROUP)].astype(str).agg("|".join, axis=1)
+    frame = frame[~frame.assign(group=keys).duplicated(["group", "seed", "method"], keep="last")]
     groups = [rows for _, rows in frame.groupby(keys, sort=False)]
     return sorted(groups, key=lambda rows: bool(rows["quick"].iloc[0]))
 

@@ -33,7 +33,7 @@ def identity(cell: dict[str, Any]) -> str:
 
 def cells(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The missing cells, one world at a time."""
-    done = {identity(cell) for cell in read(arguments.out)}
+    done = {identity(cell) for cell in read(arguments.out) if not cell.get("retry")}
     for data in arguments.data:
         for seed in arguments.seeds:
             about = {

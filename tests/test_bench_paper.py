@@ -139,6 +139,18 @@ def test_cells_of_different_protocols_share_no_table() -> None:
     assert found[-1]["quick"].all()
 
 
+def test_a_method_whose_package_was_missing_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([{"refused": "pip install it", "retry": True}, {"refused": "no gradient", "retry": False}])
+    monkeypatch.setattr(methods, "cell", lambda *_: next(answers))
+    out, written = tmp_path / "paper.jsonl", tmp_path / "paper.md"
+    command = ["--data", "moons", "--seeds", "0", "--factuals", "5", "--methods", "exact", "--out", str(out)]
+    command += ["--page", str(written), "--set", "threads=1", "classifier=logistic", "data.n_rows=300"]
+    for told in ("pip install it", "no gradient", "no gradient"):  # the third time, nothing is asked
+        paper.main(command)
+        assert f"`exact` cannot work here: {told}" in written.read_text()
+    assert len(read(out)) == 2
+
+
 def test_published_scores_are_their_own_sum() -> None:
     for data, d in (("adult", 13), ("compas", 7), ("heloc", 21)):
         row = PUBLISHED[data]
