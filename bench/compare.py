@@ -10,20 +10,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import hydra
 import pandas as pd
 import torch
-from omegaconf import OmegaConf
 
 import train
+from bench.cells import add_options, append, command, configure, fit, read, table, world_settings
 from recourse_gen import evaluation, fidelity
 
 VARIANTS = {  # name: settings of train.py
@@ -71,19 +68,9 @@ COLUMNS = {  # key of a cell: (heading, format)
 }
 
 
-def configure(data: str, seed: int, settings: Sequence[str], folder: str | None) -> dict[str, Any]:
-    """train.py's configuration for one cell."""
-    paper = [f"data.folder={folder}"] if folder and data in ("adult", "compas", "heloc") else []
-    with hydra.initialize_config_dir(str(train.CONFIGS), version_base="1.3"):
-        composed = hydra.compose("train", [f"data={data}", f"seed={seed}", *paper, *settings])
-    return OmegaConf.to_container(composed, resolve=True)  # type: ignore[return-value]
-
-
 def cell(config: dict[str, Any], given: train.World) -> dict[str, Any]:
     """Fit one generator and measure it."""
-    watch = train.Stopwatch()
-    with tempfile.TemporaryDirectory() as folder:
-        generator = train.fit({**config, "run": folder}, given, watch)
+    generator = fit(config, given)
     result = evaluation.run(generator, given.denied, judge=given.judge, **config["generate"])
     laws = fidelity.measure(generator, given.denied, **config["evaluation"]["fidelity"])
     measures = {f"{name}_{row['cost_weight']:g}": row[name] for row in laws for name in ("skill", "joint_skill", "kl")}
@@ -92,7 +79,7 @@ def cell(config: dict[str, Any], given: train.World) -> dict[str, Any]:
         "nearest": result.nearest,
         **measures,
         "threads": torch.get_num_threads(),
-        "training_seconds": watch.seconds["training"],
+        "training_seconds": generator.summary["seconds"]["training"],
         "steps": generator.summary["training"]["steps"],
         "best_loss": generator.summary["training"]["best_loss"],
     }
@@ -108,7 +95,7 @@ def cells(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 asked = {"data": data, "seed": seed, "variant": variant, **common(arguments)}
                 if identity(asked) in done:
                     continue
-                config = configure(data, seed, [*VARIANTS[variant], *arguments.set], arguments.folder)
+                config = configure([*world_settings(data, seed, arguments.folder), *VARIANTS[variant], *arguments.set])
                 # The schema, the classifier and the people belong to the world; what generates does not.
                 name = json.dumps([config[part] for part in ("data", "schema", "classifier", "constraints")])
                 train.use_threads(config["threads"])
@@ -118,8 +105,8 @@ def cells(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def common(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What all cells of one command share."""
-    return {"settings": list(arguments.set), "folder": arguments.folder}
+    """What all cells of one command share: also that the paper's splits were used, but not where they lie."""
+    return {"settings": list(arguments.set), "folder": arguments.folder and "DIR"}
 
 
 def identity(row: dict[str, Any]) -> str:
@@ -138,18 +125,13 @@ def wanted(rows: Sequence[dict[str, Any]], arguments: argparse.Namespace) -> lis
     return [row for row in rows if identity(row) in asked]
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
     """One table per data set: mean over seeds, with the standard deviation of the lead where there are several."""
     frame = pd.DataFrame(rows)
     parts = []
     for data, some in frame.groupby("data", sort=False):
         seeds = sorted(some["seed"].unique())
-        lines = ["| " + " | ".join(["", *(heading for heading, _ in COLUMNS.values())]) + " |"]
-        lines.append("|" + "---|" * (len(COLUMNS) + 1))
+        lines = []
         for variant, group in some.groupby("variant", sort=False):
             shown = []
             for key, (_, form) in COLUMNS.items():
@@ -157,8 +139,9 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
                 spread = f" ± {values.std():.3f}" if key == "lead" and len(values) > 1 else ""
                 shown.append(form.format(values.mean()) + spread if len(values) else "")
             count = "" if len(group) == len(seeds) else f" ({len(group)} of {len(seeds)} seeds)"
-            lines.append("| " + " | ".join([f"{variant}{count}", *shown]) + " |")
-        parts.append(f"### {data}, seeds {', '.join(map(str, seeds))}\n\n" + "\n".join(lines) + "\n")
+            lines.append([f"{variant}{count}", *shown])
+        header = ["", *(heading for heading, _ in COLUMNS.values())]
+        parts.append(f"### {data}, seeds {', '.join(map(str, seeds))}\n\n{table(lines, header)}\n")
     return "\n".join(parts)
 
 
@@ -167,23 +150,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", nargs="+", default=["compas"], help="data sets of train.py")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--variants", nargs="+", default=["ar", "flow", "diffusion"], choices=VARIANTS)
-    parser.add_argument("--folder", help="the paper's exact splits of adult, compas, heloc")
-    parser.add_argument("--set", nargs="+", default=[], help="further settings of train.py, e.g. training.minutes=1")
-    parser.add_argument("--out", type=Path, default=Path("bench/results/compare.jsonl"))
+    add_options(parser, "compare.jsonl")
     parser.add_argument("--markdown", type=Path, help="write the table here too")
     arguments = parser.parse_args(argv)
     warnings.simplefilter("ignore", UserWarning)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     for row in cells(arguments):
-        with arguments.out.open("a") as lines:
-            lines.write(json.dumps(row, default=float) + "\n")
+        append(arguments.out, row)
         print(f"{row['data']} {row['seed']} {row['variant']}: lead {row['lead']:+.3f}", file=sys.stderr, flush=True)
     text = markdown(wanted(read(arguments.out), arguments))
     print(text)
     if arguments.markdown:
-        command = shlex.join(["python", "-m", "bench.compare", *(argv or sys.argv[1:])])
         arguments.markdown.parent.mkdir(parents=True, exist_ok=True)
-        arguments.markdown.write_text(f"```bash\n{command}\n```\n\n{text}")
+        arguments.markdown.write_text(f"```bash\n{command('bench.compare', argv or sys.argv[1:])}\n```\n\n{text}")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ python -m bench.pictures --data moons circles corr --out docs
 from __future__ import annotations
 
 import argparse
-import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,8 @@ import torch
 from matplotlib.axes import Axes
 
 import train
-from bench.compare import VARIANTS, configure
+from bench.cells import configure, fit, world_settings
+from bench.compare import VARIANTS
 from recourse_gen import RecourseGenerator, fidelity
 from recourse_gen.noise import Noise
 
@@ -56,13 +56,12 @@ def draw(axes: Axes, generator: RecourseGenerator, given: train.World, cost_weig
 
 def picture(data: str, variants: Sequence[str], seed: int, settings: Sequence[str], path: Path) -> list[dict[str, Any]]:
     """Draw one table's picture; returns the fidelity of each backbone."""
-    configs = {variant: configure(data, seed, [*VARIANTS[variant], *settings], None) for variant in variants}
+    configs = {variant: configure([*world_settings(data, seed), *VARIANTS[variant], *settings]) for variant in variants}
     given = train.world(next(iter(configs.values())), train.Stopwatch())
     figure, panels = plt.subplots(len(COST_WEIGHTS), len(variants), figsize=(3 * len(variants), 6), squeeze=False)
     laws = []
     for column, (variant, config) in enumerate(configs.items()):
-        with tempfile.TemporaryDirectory() as folder:
-            generator = train.fit({**config, "run": folder}, given, train.Stopwatch())
+        generator = fit(config, given)
         measured = fidelity.measure(generator, given.denied, cost_weights=COST_WEIGHTS)
         for row, law in enumerate(measured):
             axes = panels[row, column]

@@ -9,20 +9,16 @@ holds is not computed again. The table is printed as Markdown.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import hydra
 import numpy as np
-from omegaconf import OmegaConf
 
 import train
-from bench.compare import read
+from bench.cells import append, configure, fit, read, table
 from recourse_gen import evaluation, metrics
 from recourse_gen.classifier import CLASSIFIERS, Classifier
 from recourse_gen.robustness import noise_validity, retrained
@@ -51,14 +47,11 @@ COLUMNS = {  # key of a cell: (heading, format)
 }
 
 
-def configure(settings: Sequence[str]) -> dict[str, Any]:
-    """train.py's configuration."""
-    with hydra.initialize_config_dir(str(train.CONFIGS), version_base="1.3"):
-        return OmegaConf.to_container(hydra.compose("train", [*settings]), resolve=True)  # type: ignore[return-value]
+def rivals(config: dict[str, Any], given: train.World, repeats: int) -> dict[str, list[Classifier]]:
+    """Classifiers that might have been deployed instead, fitted to the rows that the deployed one was fitted to.
 
-
-def rivals(config: dict[str, Any], given: train.World) -> dict[str, list[Classifier]]:
-    """Classifiers that might have been deployed instead, fitted to the rows that the deployed one was fitted to."""
+    ``seeds`` and ``bootstraps`` of its own family and one entry for each other family, `repeats` of each.
+    """
     options = {"balanced": config["classifier"]["balanced"] and config["data"]["balanced"], "seed": config["seed"]}
 
     def others(family: Any, seeds: int, bootstraps: int) -> list[Classifier]:
@@ -66,17 +59,16 @@ def rivals(config: dict[str, Any], given: train.World) -> dict[str, list[Classif
         return retrained(given.train, given.y_train, given.schema, families=[family], **counts, **options)
 
     own = config["classifier"]["name"]
-    families = {name: others(name, 0, REPEATS) for name in CLASSIFIERS if name != own}
-    return {"seeds": others(own, REPEATS, 0), "bootstraps": others(own, 0, REPEATS), **families}
+    families = {name: others(name, 0, repeats) for name in CLASSIFIERS if name != own}
+    return {"seeds": others(own, repeats, 0), "bootstraps": others(own, 0, repeats), **families}
 
 
 def cells(config: dict[str, Any], wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
     """What each way of choosing gives in one world."""
     train.use_threads(config["threads"])
     given = train.world(config, train.Stopwatch())
-    with tempfile.TemporaryDirectory() as folder:
-        generator = train.fit({**config, "run": folder}, given, train.Stopwatch())
-    models = rivals(config, given)
+    generator = fit(config, given)
+    models = rivals(config, given, REPEATS)
     for choice in wanted:
         result = evaluation.run(generator, given.denied, judge=given.judge, **{**config["generate"], **CHOICES[choice]})
         answers, schema = result.counterfactuals, generator.schema
@@ -91,12 +83,11 @@ def cells(config: dict[str, Any], wanted: Sequence[str]) -> Iterator[dict[str, A
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
     """One line per way of choosing, one column per measure that any of them has."""
     columns = {key: column for key, column in COLUMNS.items() if any(row.get(key) is not None for row in rows)}
-    lines = ["| " + " | ".join(["", *(heading for heading, _ in columns.values())]) + " |"]
-    lines.append("|" + "---|" * (len(columns) + 1))
+    lines = []
     for row in rows:
         shown = ["" if row.get(key) is None else form.format(row[key]) for key, (_, form) in columns.items()]
-        lines.append("| " + " | ".join([row["choice"], *shown]) + " |")
-    return "\n".join(lines)
+        lines.append([row["choice"], *shown])
+    return table(lines, ["", *(heading for heading, _ in columns.values())])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -111,11 +102,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     # That the paper's splits were used is part of the result; where they lie is not.
     asked["settings"] = ["data.folder=DIR" if s.startswith("data.folder=") else s for s in arguments.settings]
     done = {row["choice"] for row in read(arguments.out) if asked.items() <= row.items()}
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     missing = [choice for choice in arguments.choices if choice not in done]
     for row in cells(config, missing) if missing else ():
-        with arguments.out.open("a") as lines:
-            lines.write(json.dumps({**asked, **row}, default=float) + "\n")
+        append(arguments.out, {**asked, **row})
         print(f"{asked['data']} {row['choice']}: {row['bootstraps']:.3f}", file=sys.stderr, flush=True)
     held = {row["choice"]: row for row in read(arguments.out) if asked.items() <= row.items()}
     print(markdown([held[choice] for choice in arguments.choices]))

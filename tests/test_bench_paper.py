@@ -1,0 +1,191 @@
+"""The paper's comparison: the protocol's cells, made once, and what the page says of them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import train
+from bench import baselines, methods, page, paper, protocol
+from bench.cells import read
+from bench.frontier import points
+from bench.protocol import DATA, PUBLISHED
+
+
+class Copycat(baselines.Baseline):
+    """Answers the first half of the people with one favourable training row, the others not at all."""
+
+    def __init__(self, *, seed: int = 0) -> None:
+        self.seed = seed
+
+    def fit(self, world: train.World) -> "Copycat":
+        self.row = world.train.iloc[world.judge.probability(world.train).argmax()]
+        return self
+
+    def counterfactuals(self, factuals: pd.DataFrame) -> pd.DataFrame:
+        answers = factuals.astype(float)
+        answers.iloc[:] = self.row.to_numpy()
+        answers.iloc[len(answers) // 2 :] = np.nan
+        return answers
+
+
+class Refuser(Copycat):
+    def fit(self, world: train.World) -> "Copycat":
+        raise ValueError("this classifier has no gradient")
+
+
+@pytest.fixture
+def known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        baselines, "METHODS", {"copycat": "tests.test_bench_paper:Copycat", "refuser": "tests.test_bench_paper:Refuser"}
+    )
+
+
+def test_small_comparison_from_the_command_to_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: None
+) -> None:
+    monkeypatch.setitem(methods.QUICK, "ar", 5)
+    monkeypatch.setattr(methods, "CONFIDENCES", (0.7,))
+    monkeypatch.setattr(protocol, "REPEATS", 1)
+    out, written = tmp_path / "results" / "paper.jsonl", tmp_path / "docs" / "paper.md"
+    command = ["--quick", "--data", "moons", "--factuals", "10", "--out", str(out), "--page", str(written)]
+    command += ["--set", "threads=1", "classifier=logistic", "data.n_rows=300", "generate.candidates=8"]
+    command += ["training.batch_size=16", "training.validation_pairs=32", "evaluation.fidelity.samples=4", "--methods"]
+    paper.main([*command, "exact", "ar", "nearest partner", "copycat", "refuser"])
+    rows = {row["method"]: row for row in read(out)}
+    assert list(rows) == ["exact", "ar", "nearest partner", "copycat", "refuser"]
+    assert rows["refuser"]["refused"] == "this classifier has no gradient" and "score" not in rows["refuser"]
+    assert rows["nearest partner"]["lead"] == 0
+    assert rows["ar"]["steps"] == 5 and rows["ar"]["diversity"] > 0
+    assert [point["confidence"] for point in rows["exact"]["frontier"]] == [0.5, 0.7]
+    copied = rows["copycat"]
+    assert copied["found"] == copied["validity_judge"] == 0.5 and copied["second_critic"] in (0, 0.5)
+    for name in ("exact", "ar", "copycat"):
+        row = rows[name]
+        assert row["score"] == pytest.approx(row["validity_judge"] + row["plausibility"] - row["cost"] / row["d"])
+        assert row["score"] - row["lead"] == pytest.approx(rows["nearest partner"]["score"])
+        assert all(0 <= row[key] <= 1 for key in ("second_critic", "retrained", "other_models"))
+        assert row["n_factuals"] == 10 and row["seconds_per_factual"] > 0
+    text = written.read_text()
+    assert "`refuser` cannot work here: this classifier has no gradient" in text
+    assert "../results/paper.jsonl" in text and "python -m bench.paper --quick" in text
+    assert (written.parent / "paper-moons.png").read_bytes()[:4] == b"\x89PNG"
+
+    before = out.read_bytes()
+    out.write_bytes(before + b'{"data": "moons", "seed')
+    monkeypatch.setattr(methods, "cell", None)  # nothing is computed again
+    paper.main([*command, "exact", "copycat"])
+    assert out.read_bytes().startswith(before) and written.read_text() == text
+
+
+def test_a_crash_loses_one_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def measured(method: str, *_: object) -> dict[str, object]:
+        asked.append(method)
+        if asked == ["exact", "flow"]:
+            raise KeyboardInterrupt
+        return {"refused": "for the sake of the example"}
+
+    monkeypatch.setattr(methods, "cell", measured)
+    where = ["--out", str(tmp_path / "paper.jsonl"), "--page", str(tmp_path / "paper.md")]
+    command = ["--data", "moons", "--seeds", "0", "--factuals", "5", "--methods", "exact", "flow", "diffusion", *where]
+    command += ["--set", "threads=1", "classifier=logistic", "data.n_rows=300"]
+    with pytest.raises(KeyboardInterrupt):
+        paper.main(command)
+    paper.main(command)
+    assert asked == ["exact", "flow", "flow", "diffusion"]
+
+
+def cell(method: str, seed: int = 0, **measures: object) -> dict[str, object]:
+    about = {"data": "compas", "split": "own", "factuals": 9, "quick": False, "settings": [], "d": 7, "command": "c"}
+    usual = {"cost": 0.5, "validity_judge": 1.0, "plausibility": 0.9, "score": 1.8, "lead": 0.1, "found": 1.0}
+    return {**about, **usual, "n_changed": 2.0, "method": method, "seed": seed, **measures}
+
+
+def test_the_page_says_where_ours_do_not_lead() -> None:
+    rows = pd.DataFrame([cell("ar", score=1.7, cost=0.4, lead=-0.1), cell("exact"), cell("rival", score=1.9)])
+    said = "\n".join(page.verdicts(rows))
+    assert "score: **ours do not lead.** `rival` has 1.900, `exact` 1.800." in said
+    assert "cost: `ar` leads with 0.400; best of the others is `rival`, 0.500." in said
+    assert "valid, judge: level, 1.000" in said
+    assert "**Behind the nearest partner** by score: `ar` (-0.100)." in said
+
+
+def test_a_method_that_answers_few_has_not_the_best_cost() -> None:
+    rows = pd.DataFrame([cell("ar"), cell("rival", cost=0.01, found=0.2, score=0.5), cell("other", cost=0.6)])
+    (section,) = page.sections(rows.to_dict("records"))
+    text = page.section(section, "picture.png")
+    assert "cost: `ar` leads with 0.500; best of the others is `other`, 0.600." in text
+    assert "| `rival` | 0.010 |" in text and "| `ar` | **0.500** |" in text
+
+
+def test_means_spreads_and_missing_seeds() -> None:
+    rows = [cell("ar", 0, cost=0.4), cell("ar", 1, cost=0.6), cell("rival", 0, cost=0.8)]
+    (section,) = page.sections(rows)
+    text = page.section(section, "picture.png")
+    assert "| `ar` | **0.500** ± 0.141 |" in text
+    assert "| `rival` (1 of 2 seeds) | 0.800 |" in text
+    published = "| *GenRe, published notebook* | 0.510 | 0.990 | 0.970 | 1.890 |"
+    assert published in text
+
+
+def test_cells_of_different_protocols_share_no_table() -> None:
+    rows = [cell("ar", quick=True), cell("ar", settings=["threads=1"]), cell("ar", split="paper"), cell("exact")]
+    found = page.sections(rows)
+    assert sorted(len(rows) for rows in found) == [1, 1, 1, 1]
+    assert found[-1]["quick"].all()
+
+
+def test_a_method_whose_package_was_missing_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([{"refused": "pip install it", "retry": True}, {"refused": "no gradient", "retry": False}])
+    monkeypatch.setattr(methods, "cell", lambda *_: next(answers))
+    out, written = tmp_path / "paper.jsonl", tmp_path / "paper.md"
+    command = ["--data", "moons", "--seeds", "0", "--factuals", "5", "--methods", "exact", "--out", str(out)]
+    command += ["--page", str(written), "--set", "threads=1", "classifier=logistic", "data.n_rows=300"]
+    for told in ("pip install it", "no gradient", "no gradient"):  # the third time, nothing is asked
+        paper.main(command)
+        assert f"`exact` cannot work here: {told}" in written.read_text()
+    assert len(read(out)) == 2
+
+
+def test_published_scores_are_their_own_sum() -> None:
+    for data, d in (("adult", 13), ("compas", 7), ("heloc", 21)):
+        row = PUBLISHED[data]
+        total = row["validity_judge"] + row["plausibility"] - row["cost"] / d
+        assert row["score"] == pytest.approx(total, abs=0.011)
+    assert set(PUBLISHED) <= set(DATA)
+
+
+def test_the_frontier_holds_what_no_point_beats() -> None:
+    usual = {"retrained": 0.5, "validity_judge": 0.9, "plausibility": 0.9, "found": 1.0}
+    lines = {
+        "cheap": [
+            {"confidence": 0.5, **usual, "cost": 0.1, "validity_judge": 0.5},
+            {"confidence": 0.7, **usual, "cost": 0.4},
+            {"confidence": 0.9, **usual, "cost": 0.2, "found": 0.3},
+        ],
+        "dear": [{**usual, "cost": 0.5}],
+        "sure": [{**usual, "cost": 0.5, "validity_judge": 1.0}],
+        "selective": [{**usual, "cost": 0.6, "validity_judge": 0.3, "found": 0.3}],
+        "silent": [{**usual, "cost": None}],
+    }
+    frame = points(pd.DataFrame({"method": lines.keys(), "frontier": lines.values()}))
+    found = {(row.method, row.cost): row.best for row in frame.itertuples()}
+    assert found == {
+        ("cheap", 0.1): True,
+        ("cheap", 0.4): True,
+        ("dear", 0.5): False,
+        ("sure", 0.5): True,
+        ("selective", 0.6): False,
+    }
+
+
+def test_options_that_are_not_given_are_those_of_the_paper_or_quick() -> None:
+    full, quick = paper.parse([]), paper.parse(["--quick"])
+    assert (full.data, full.seeds, full.factuals) == (list(DATA), [0, 1, 2], 200)
+    assert (quick.data, quick.seeds, quick.factuals) == (["compas"], [0], 50)
+    assert full.methods == quick.methods == methods.names()
+    assert json.dumps(methods.settings("flow", quick=True)) != json.dumps(methods.settings("flow", quick=False))
