@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from trainings import small_pairs, train
 
-from recourse_gen import resumption
+from recourse_gen import checkpoint, resumption
 
-STEPS = 60
+STEPS = 40
 NEVER = 10**9
 
 
@@ -39,6 +39,7 @@ def work(folder: Path, calls: int) -> None:
         return counted
 
     os.fsync, os.replace = instead(os.fsync), instead(os.replace)
+    checkpoint.reopen(folder, resume=True)
     train("ar", small_pairs(), folder, resume=True, steps=STEPS)
 
 
@@ -81,12 +82,11 @@ def main(folder: Path, kills: int, seed: int) -> dict[str, int]:
     while count["kills"] < kills:
         run, finished = folder / str(count["runs"]), False
         while not finished:
-            when = {"seconds": moments.uniform(0.0, 0.5 * length)}
-            if moments.random() < 0.5:
-                when = {"calls": moments.randrange(40)}
-            finished, read = start(run, **(when if count["kills"] < kills else {}))
+            left, writing = kills - count["kills"], count["kills"] % 2 == 1
+            when = {"calls": moments.randrange(30)} if writing else {"seconds": moments.uniform(0.0, 0.5 * length)}
+            finished, read = start(run, **(when if left else {}))
             count["kills"] += not finished
-            count["while_writing"] += not finished and any(run.glob(".writing-*"))
+            count["while_writing"] += writing and not finished
             count["states_read"] += read
         ended, found = everything(run)
         count["runs"] += 1
