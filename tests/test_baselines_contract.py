@@ -41,7 +41,7 @@ def test_every_method_is_looked_at() -> None:
 def test_answers_are_rows_of_the_table_that_the_classifier_approves_of(given: World, name: str) -> None:
     if name in PACKAGES and importlib.util.find_spec(PACKAGES[name]) is None:
         pytest.skip(f"{PACKAGES[name]} is not installed")
-    asked = given.denied.iloc[:12]
+    asked = given.denied.iloc[: 4 if name in PACKAGES else 12]  # packages go through people one by one
     before = asked.copy()
     method = baselines.load(name)(seed=0, **SMALL[name]).fit(given)
     answers = method.counterfactuals(asked)
