@@ -52,7 +52,7 @@ VERDICTS = ("score", "cost", "validity_judge", "plausibility", "n_changed", "sec
 GROUP = ("data", "split", "factuals", "quick", "settings")
 INTRO = f"""# The paper's comparison
 
-Made by `bench/paper.py` from [{{name}}]({{path}}), one line per data set, seed and method; do not edit. Each section
+Made by `bench/paper.py` from `{{name}}`, one line per data set, seed and method; do not edit. Each section
 says which command made it. The protocol is that of GenRe (Garg, Nagalapatti, Sarawagi, ICLR 2025): an independent judge
 draws the labels, a perceptron learns them, and people whom it turns down are helped.
 
@@ -78,13 +78,13 @@ draws the labels, a perceptron learns them, and people whom it turns down are he
 
 def write(path: Path, cells: Sequence[dict[str, Any]], source: Path) -> None:
     """Make the page, and beside it ``<page>-<data>.png`` of each section, from cells of `bench.paper`. source: their
-    file, for the link."""
+    file, for its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        link = source.resolve().relative_to(path.parent.parent.resolve()).as_posix()
-        parts = [INTRO.format(name=link, path=f"../{link}")]
+        name = source.resolve().relative_to(path.parent.parent.resolve()).as_posix()
     except ValueError:
-        parts = [INTRO.format(name=source.name, path=source.name)]
+        name = source.name
+    parts = [INTRO.format(name=name)]
     groups = sections(cells)
     for rows, picture in zip(groups, picture_names(path, groups), strict=True):
         parts.append(section(rows, picture))

@@ -70,7 +70,7 @@ def test_small_comparison_from_the_command_to_the_page(
         assert row["n_factuals"] == 10 and row["seconds_per_factual"] > 0
     text = written.read_text()
     assert "`refuser` cannot work here: this classifier has no gradient" in text
-    assert "../results/paper.jsonl" in text and "python -m bench.paper --quick" in text
+    assert "`results/paper.jsonl`" in text and "python -m bench.paper --quick" in text
     assert (written.parent / "paper-moons.png").read_bytes()[:4] == b"\x89PNG"
 
     before = out.read_bytes()
