@@ -97,7 +97,6 @@ TOP_LEVEL = (
     "configs/experiment",
     "bench",
     "docs",
-    "examples",
     "tests",
     "mkdocs.yml",
     "pyproject.toml",
