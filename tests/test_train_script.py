@@ -1,5 +1,6 @@
 """`train.py` as a command: what a run leaves behind, and how wrong input ends."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -17,7 +18,7 @@ import pytest
 import torch
 import yaml
 
-from recourse_gen import RecourseGenerator
+from recourse_gen import RecourseGenerator, checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ("training.steps=20", "evaluation.factuals=20", "evaluation.tradeoff.max_seconds=0")
@@ -130,6 +131,28 @@ def test_overwrite_replaces_the_run_and_its_log(done: tuple[Path, subprocess.Com
     assert [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [21]
 
 
+@pytest.mark.slow
+def test_a_killed_run_resumes_and_ends_like_one_left_in_peace(
+    tmp_path: Path, done: tuple[Path, subprocess.CompletedProcess[str]]
+) -> None:
+    options = ("data=moons", "data.n_rows=600", "seed=3", f"run={tmp_path / 'run'}", *TINY, *SMALL, "resume=true")
+    options += ("training.checkpoint_every=0",)
+    command = [sys.executable, "train.py", "threads=1", *options]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as running:
+        while not (tmp_path / "run" / checkpoint.STATE).exists():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                pytest.fail(f"the run ended by itself: {running.communicate(timeout=0.05)}")
+        running.kill()
+    assert not checkpoint.is_finished(tmp_path / "run")
+    result = train(*options)
+    assert result.returncode == 0, result.stderr
+    assert "nothing to resume" not in result.stderr
+    for name in ("model.safetensors", "examples.csv"):
+        assert (tmp_path / "run" / name).read_bytes() == (done[0] / name).read_bytes()
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {path.name for path in done[0].iterdir()}
+
+
 def assert_refused(result: subprocess.CompletedProcess[str], *parts: str) -> None:
     """A non-zero exit and, notes apart, one sentence on stderr that holds all parts."""
     assert result.returncode == 2, result.stderr
@@ -186,6 +209,7 @@ WRONG: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("generate.select=luck",),
         ("'luck'", "cheapest, confident, diverse, pareto, score"),
     ),
+    "resume": (("resume=perhaps",), ("resume must be true or false, got 'perhaps'",)),
     "threads": (("threads=0",), ("threads must be a whole number of at least 1",)),
     "number of people": (("evaluation.factuals=0",), ("evaluation.factuals must be",)),
     "option of the distance to Q": (
