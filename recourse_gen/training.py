@@ -79,8 +79,8 @@ class Trained:
 
 
 Batch = tuple[Rows, Rows, Tensor]
-# What a resumed run may have otherwise than the one before.
-FREE = ("steps", "minutes", "validate_every", "checkpoint_every", "log_with")
+REMEDY = "lower training.learning_rate"
+FREE = ("steps", "minutes", "validate_every", "checkpoint_every", "log_with")  # may change when a run is resumed
 
 
 def fit(
@@ -141,6 +141,10 @@ def _fit(
     network, stepper = accelerator.prepare(model, optimizer)
     train_at, validation = _split(pairs, options, seed)
     generator = torch.Generator(device).manual_seed(_stream(seed, accelerator.process_index))
+    if accelerator.num_processes > 1:
+        # In what order gradients are summed is settled by the first pass, which a resumed run would have elsewhere.
+        accelerator.backward(network(*_draw(pairs, train_at, options.batch_size, generator)).mean())
+        optimizer.zero_grad(set_to_none=True)
     generators = {"pairs": generator, **global_generators(device)}
     state = TrainingState(model, averaged, optimizer, generators, accelerator.scaler)
     common: dict[str, Any] = {}
@@ -152,8 +156,7 @@ def _fit(
             raise ValueError(f"every process has to see the same {folder}, and the state of the training in it")
         if main:
             cut(folder / LOG, state.step)
-    started = time.monotonic() - state.seconds
-    written = time.monotonic()
+    started, written = time.monotonic() - state.seconds, time.monotonic()
     progress = _progress(state.step, state.seconds, options)
     with tqdm(total=options.steps, initial=state.step, desc="training", unit="step", leave=False, mininterval=1) as bar:
         while progress < 1.0:
@@ -172,8 +175,7 @@ def _fit(
                 told(),
             )
             if not math.isfinite(mean):
-                found = f"the training loss became {mean} at step {state.step}"
-                raise FloatingPointError(f"{found}; lower training.learning_rate")
+                raise FloatingPointError(f"the training loss became {mean} at step {state.step}; {REMEDY}")
             if state.step % options.validate_every == 0 or progress >= 1.0:
                 validation_loss = from_main(lambda: _validate(average, validation))
                 if validation_loss < state.best_loss:
@@ -192,7 +194,7 @@ def _fit(
     for tracker in accelerator.trackers:
         tracker.finish()  # end_training would take the process group away from the caller
     if not state.best:
-        raise FloatingPointError("the validation loss was never finite; lower training.learning_rate")
+        raise FloatingPointError(f"the validation loss was never finite; {REMEDY}")
     for wrapper in ("forward", "_original_forward"):  # of mixed precision
         vars(model).pop(wrapper, None)
     model.load_state_dict(state.best)
@@ -202,9 +204,8 @@ def _fit(
 
 def _update(accelerator: Accelerator, network: nn.Module, optimizer: Any, batch: Batch, clip: float) -> Tensor:
     """One step of the optimizer on a batch, in as many parts as gradients are accumulated over; its mean loss."""
-    factual, counterfactual, cost_weight = batch
-    count, mean = accelerator.gradient_accumulation_steps, torch.zeros((), device=cost_weight.device)
-    columns = (part.chunk(count) for part in (*factual, *counterfactual, cost_weight))
+    count, mean = accelerator.gradient_accumulation_steps, torch.zeros((), device=accelerator.device)
+    columns = (part.chunk(count) for part in (*batch[0], *batch[1], batch[2]))
     for num, cat, to_num, to_cat, weight in zip(*columns, strict=True):
         with accelerator.accumulate(network):
             loss = network(Rows(num, cat), Rows(to_num, to_cat), weight).mean()
@@ -270,13 +271,11 @@ def _progress(step: int, seconds: float, options: TrainingOptions) -> float:
     return max(step / options.steps, (clock - 0.1) / 0.9)
 
 
-def _log(
-    accelerator: Accelerator, state: TrainingState, loss: float, validation_loss: float, folder: Path | None
-) -> None:
+def _log(accelerator: Accelerator, state: TrainingState, loss: float, validated: float, folder: Path | None) -> None:
     record = {
         "step": state.step,
         "loss": loss,
-        "validation_loss": validation_loss if math.isfinite(validation_loss) else None,
+        "validation_loss": validated if math.isfinite(validated) else None,
         "seconds": state.seconds,
     }
     accelerator.log(record, step=state.step)

@@ -1,4 +1,4 @@
-"""Trainings in two processes: `python tests/launched.py FOLDER`. Each process leaves its weights and its own losses.
+"""Trainings in two or three processes, each of which leaves its weights and losses: `python tests/launched.py FOLDER`.
 
 Forked, so that imports cost their seconds once.
 """
@@ -55,10 +55,10 @@ if __name__ == "__main__":
     out = Path(sys.argv[1])
     for each in TINY:
         launch(each, out / each, **LONG, batch_size=TOTAL // 2)
-    launch("ar", out / "straight")
+    launch("ar", out / "straight", processes=3)
     try:
-        launch("ar", out / "killed", kill_at=13)
+        launch("ar", out / "killed", kill_at=13, processes=3)
     except ProcessExitedException:
-        launch("ar", out / "killed", resume=True, seed=1)
+        launch("ar", out / "killed", resume=True, processes=3, seed=1)
         launch("ar", out / "killed", resume=True, processes=1)
-        launch("ar", out / "killed", resume=True)
+        launch("ar", out / "killed", resume=True, processes=3)

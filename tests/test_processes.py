@@ -44,7 +44,7 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def weights(folder: Path) -> list[dict[str, torch.Tensor]]:
-    """Of each of the two processes."""
+    """Of the first two processes."""
     return [load_file(folder / f"weights{process}.safetensors") for process in (0, 1)]
 
 
@@ -53,7 +53,7 @@ def equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
 
 
 def own(folder: Path) -> list[dict[str, Any]]:
-    """What each of the two processes noted."""
+    """What the first two processes noted."""
     return [json.loads((folder / f"process{process}.json").read_text()) for process in (0, 1)]
 
 
@@ -83,7 +83,8 @@ def test_the_logged_loss_is_the_mean_over_processes_that_draw_their_own_pairs(na
         assert record["loss"] == pytest.approx((one[record["step"] - 1] + two[record["step"] - 1]) / 2)
 
 
-def test_two_processes_go_on_as_if_none_had_been_killed(launched: Path) -> None:
+def test_three_processes_go_on_as_if_none_had_been_killed(launched: Path) -> None:
+    """Of three, because the sum of two gradients does not depend on their order."""
     for straight, killed in zip(weights(launched / "straight"), weights(launched / "killed"), strict=True):
         assert equal(straight, killed)
     (record, tensors), (ended, found) = everything(launched / "straight"), everything(launched / "killed")
@@ -93,7 +94,7 @@ def test_two_processes_go_on_as_if_none_had_been_killed(launched: Path) -> None:
 
 
 def test_another_number_of_processes_is_refused(launched: Path) -> None:
-    assert "another number of processes (2, here 1)" in (launched / "killed" / "refusal0.txt").read_text()
+    assert "another number of processes (3, here 1)" in (launched / "killed" / "refusal0.txt").read_text()
     assert "another seed (0, here 1)" in (launched / "killed" / "refusal1.txt").read_text()
 
 
