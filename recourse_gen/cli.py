@@ -27,10 +27,10 @@ from recourse_gen.counterfactuals import STATUSES
 from recourse_gen.data import tables
 from recourse_gen.options import construct
 from recourse_gen.partition import KEYS
+from recourse_gen.processes import processes
 from recourse_gen.recourse import RecourseGenerator
 from recourse_gen.schema import Schema
 from recourse_gen.selection import POLICIES
-from recourse_gen.training import processes
 
 _OPTIONS = (
     *("n", "candidates", "max_candidates", "select", "confidence", "cost_weight", "temperature", "seed"),

@@ -21,6 +21,7 @@ from recourse_gen.matching import Matching
 from recourse_gen.nearest import Nearest
 from recourse_gen.options import check_number, check_whole
 from recourse_gen.pooled import Pooled
+from recourse_gen.processes import total
 from recourse_gen.rows import Rows
 from recourse_gen.share import Share
 from recourse_gen.transform import TableTransform
@@ -143,7 +144,7 @@ class PairSupervision:
         self.has_partner = found.has_partner
         everybody = bool(self.has_partner.all())  # then nothing is copied
         self._found = found if everybody else found.take(self.has_partner)
-        self.held = int(self.has_partner[:held].sum())
+        self._to_validate, self.held = held, int(self.has_partner[:held].sum())
         self.factuals = rows.to(device) if everybody else rows.to(device).take(self.has_partner)
 
     @classmethod
@@ -209,6 +210,12 @@ class PairSupervision:
 
     def __len__(self) -> int:
         return self.factuals.batch_size
+
+    def count(self) -> tuple[int, int]:
+        """Factuals with a partner and without one, on all processes together; each of them has to ask."""
+        common, own = self.has_partner[: self._to_validate], self.has_partner[self._to_validate :]
+        paired, lonely = total(int(own.sum()), int((~own).sum()))
+        return int(paired) + int(common.sum()), int(lonely) + int((~common).sum())
 
     @property
     def shared(self) -> tuple[Tensor, ...]:

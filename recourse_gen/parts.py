@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -129,7 +128,7 @@ class Parts:
         """Keep the answers of a group; the answers last, for they say that it is finished."""
         for kind, frame in (("report", report), ("found", found)):
             try:
-                replace_durably(self._path(group, kind), partial(frame.to_parquet, index=False))
+                files.replace_file(self._path(group, kind), partial(frame.to_parquet, index=False))
             except FileNotFoundError:
                 if self.folder.exists():
                     raise
@@ -149,7 +148,7 @@ class Parts:
         told = [pd.read_parquet(self._path(g, "report"), columns=["factual", "status"]) for g in groups]
         for kind, path in (("report", report), ("found", self.output)):
             if path is not None:
-                replace_durably(path, partial(_concatenate, [self._path(group, kind) for group in groups]))
+                files.replace_file(path, partial(_concatenate, [self._path(group, kind) for group in groups]))
         shutil.rmtree(self.folder, ignore_errors=True)
         return [each.set_index("factual")["status"] for each in told]
 
@@ -163,27 +162,6 @@ def _concatenate(parts: Sequence[Path], whole: Path) -> None:
     with pq.ParquetWriter(whole, schema) as file:
         for part in parts:
             file.write_table(pq.read_table(part).cast(schema))
-
-
-def replace_durably(path: Path, write: Callable[[Path], Any]) -> None:
-    """`files.replace_file` of a file that outlives a loss of power once it is there."""
-
-    def durable(draft: Path) -> None:
-        write(draft)
-        _sync(draft)
-
-    files.replace_file(path, durable)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    if path.is_dir() and os.name == "nt":
-        return  # folders cannot be opened there
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def digest(path: Path | None) -> str | None:

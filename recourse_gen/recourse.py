@@ -42,8 +42,7 @@ class RecourseGenerator:
     `Schema.infer`.
 
     After `fit`: schema, transform, classifier, constraints, auditor, model, pairs (None after `load`), and summary, a
-    mapping with the counts of factuals (of this process) and partners, the training's result and the seconds of each
-    stage.
+    mapping with the counts of factuals and partners, the training's result and the seconds of each stage.
     """
 
     def __init__(
@@ -108,8 +107,7 @@ class RecourseGenerator:
         probability = self.classifier.probability(X)
         favourable = probability > 0.5 if y is None else _favourable(y, self.target_class, len(X))
         rows = self.transform.encode(X)
-        state, kept = training.processes(), self.training_options
-        share = Share(state.process_index, state.num_processes, self.seed, kept.holdout, kept.validation_pairs)
+        kept = self.training_options
         self.pairs = PairSupervision.from_training(
             X,
             probability,
@@ -117,8 +115,8 @@ class RecourseGenerator:
             transform=self.transform,
             constraints=self.constraints,
             options=self.pair_options,
-            device=state.device,
-            share=share,
+            device=training.processes().device,
+            share=Share.here(self.seed, kept.holdout, kept.validation_pairs),
         )
         model.observe(self.pairs)
         seconds["pairs"] = time.perf_counter() - started
@@ -146,9 +144,10 @@ class RecourseGenerator:
             },
         )
         self.model, seconds["training"] = model, trained.seconds
+        people, lonely = self.pairs.count()
         self.summary = {
-            "training_factuals": len(self.pairs),
-            "factuals_without_partner": int((~self.pairs.has_partner).sum()),
+            "training_factuals": people,
+            "factuals_without_partner": lonely,
             "partners": self.pairs.partners.batch_size,
             **({} if self.pairs.recall is None else {"pairs_recall": self.pairs.recall}),
             "training": asdict(trained),

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from recourse_gen.processes import processes
+
 
 @dataclass(frozen=True)
 class Share:
@@ -20,6 +22,11 @@ class Share:
     seed: int = 0
     holdout: float = 0.1
     most: int = 2048
+
+    @classmethod
+    def here(cls, seed: int, holdout: float, most: int) -> Share:
+        """Of this process."""
+        return cls(processes().process_index, processes().num_processes, seed, holdout, most)
 
     def of(self, people: int) -> tuple[np.ndarray, int]:
         """Positions of this process's factuals among `people`, and how many of them, the first, are for validation.

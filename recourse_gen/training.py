@@ -293,5 +293,5 @@ def _settings(accelerator: Accelerator, pairs: PairSupervision, options: Trainin
         "mixed precision": accelerator.mixed_precision,
         "gradient accumulation": accelerator.gradient_accumulation_steps,
         "training": {name: value for name, value in asdict(options).items() if name not in FREE},
-        "data": digest(*pairs.factuals, *pairs.partners),
+        "data": digest(*pairs.shared),
     }
