@@ -166,6 +166,8 @@ class Auditor:
             raise ValueError(f"{FILE} holds models or rows of other columns than the schema has")
         for forest in panel.models[1:]:
             forest.n_jobs = None  # as after fitting; a file could ask for any number of threads
+        if any(vars(model).get("n_classes_", 2) != 2 for model in panel.models):
+            raise ValueError(f"{FILE} holds models that cannot answer")
         try:
             asked = panel.critic.rows[:1]
             answer = np.concatenate([panel.consensus(asked), panel.plausibility(asked)])

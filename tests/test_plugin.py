@@ -143,7 +143,8 @@ def in_yaml(source: str) -> Iterator[str]:
 
 def mentions(root: Path) -> list[str]:
     """Where the built-in generators are named, outside the places that are theirs."""
-    code = [root / "train.py", *(root / "recourse_gen").rglob("*.py"), *(root / "examples").rglob("*.py")]
+    # Plug-ins among the examples, in folders of their own; scripts for users choose a generator by its name.
+    code = [root / "train.py", *(root / "recourse_gen").rglob("*.py"), *(root / "examples").glob("*/**/*.py")]
     settings = [path for path in (root / "configs").rglob("*.yaml") if path.parent != root / "configs" / "backbone"]
     found = [
         f"{path.relative_to(root)}: {hit}" for path in code if path.exists() for hit in in_python(path.read_text())
