@@ -135,6 +135,13 @@ def test_names_count_over_all_groups(
     assert not list(here.glob("found*"))
 
 
+def test_a_time_budget_is_for_the_whole_table(run: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts.Parts, "open", None)
+    for source, name in (("one.parquet", "due"), ("big.parquet", "found")):
+        assert command(*asked(run, source, name), "--time-budget", "600") == 0
+    same("found")
+
+
 def test_several_processes_need_parquet(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="have to end in .parquet"):
         parts.wanted(tmp_path / "people.csv", 2, tmp_path / "found.parquet", None)
