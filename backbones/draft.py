@@ -62,10 +62,17 @@ class Draft:
             if limits is not None:
                 levels = self._levels(column)
                 mask &= (levels >= limits[0][:, None]) & (levels <= limits[1][:, None])
+                least, most = self._limits_of_moving(column)
+                own = nn.functional.one_hot(self.own[:, column][self.owner], size).bool()
+                mask &= ((levels >= least[:, None]) & (levels <= most[:, None])) | own
         else:
             self.low, self.high = f.low[self.owner, n], f.high[self.owner, n]
             if limits is not None:
-                self._narrow(column, *limits)
+                least, most = self._limits_of_moving(column)
+                own_raw = f.raw[self.owner, column]
+                # Where only the own value is beyond what is left to a move, the group stays as it is.
+                self.pinned = self.pinned | (self.stay[:, column] & ((own_raw < least) | (own_raw > most)))
+                self._narrow(column, torch.maximum(limits[0], least), torch.minimum(limits[1], most))
             cover = self.alphabet.cover[column, :size]
             ends = torch.cat([cover[1:], cover.new_tensor([math.inf])])
             mask = (cover <= self.high[:, None]) & (ends > self.low[:, None])
@@ -194,6 +201,18 @@ class Draft:
             least, most = (torch.maximum(least, nearest), most) if lower else (least, torch.minimum(most, nearest))
         return least, most
 
+    def _limits_of_moving(self, column: int) -> tuple[Tensor, Tensor]:
+        """Raw limits ``(R,)`` on this column where it changes: those ordered with it in its group change too, and later
+        ones have to find another value than their own on their side of it."""
+        limits = []
+        for lower, pairs in ((True, self._given.ordered), (False, [(b, a) for a, b in self._given.ordered])):
+            limit = self.raw.new_full((len(self.owner),), -math.inf if lower else math.inf)
+            for other in [a for a, b in pairs if b == column and a > column and a in self.groups.get(column, [])]:
+                value = self._nearest(other, self._edge(other, column, lower), lower, leaves=True)
+                limit = torch.maximum(limit, value) if lower else torch.minimum(limit, value)
+            limits.append(limit)
+        return limits[0], limits[1]
+
     def _edge(self, column: int, drawn: int, lower: bool) -> Tensor:
         """The raw limit ``(R,)`` on one side that the first `drawn` columns put on this one, directly or through
         columns that are still to be drawn and have to find a value in between."""
@@ -213,18 +232,35 @@ class Draft:
             limit = torch.maximum(limit, value) if lower else torch.minimum(limit, value)
         return limit
 
-    def _nearest(self, column: int, limit: Tensor, lower: bool) -> Tensor:
-        """The least admissible raw value ``(R,)`` of a column at or above the limit (at or below it: the greatest)."""
-        _, t, _ = self.places[column]
-        if t is None:
-            whole = self.alphabet.schema.features[column].storage.kind in "iu"
-            return limit if not whole else limit.ceil() if lower else limit.floor()
+    def _nearest(self, column: int, limit: Tensor, lower: bool, leaves: bool = False) -> Tensor:
+        """The least admissible raw value ``(R,)`` of a column at or above the limit (at or below it: the greatest).
+
+        leaves: other than the factual's own.
+        """
+        _, t, n = self.places[column]
+        own = self._given.raw[self.owner, column]
+        if n is not None:
+            feature = self.alphabet.schema.features[column]
+            whole = feature.storage.kind in "iu"
+            if leaves:
+                bound = torch.from_numpy((self._given.raw_low if lower else self._given.raw_high)[:, n]).to(
+                    limit.device
+                )
+                limit = (torch.maximum if lower else torch.minimum)(limit, bound[self.owner])
+            limit = limit if not whole else limit.ceil() if lower else limit.floor()
+            if leaves:
+                assert feature.bounds is not None
+                step = 1.0 if whole else 2.0**-22 * (feature.bounds[1] - feature.bounds[0])  # some float32 of the scale
+                limit = torch.where(limit == own, own + (step if lower else -step), limit)
+            return limit
         levels = self._levels(column)
         beyond = (levels >= limit[:, None]) if lower else (levels <= limit[:, None])
         beyond &= self._given.tokens[:, t, : levels.shape[1]][self.owner]
-        if column in self.groups:
-            own = nn.functional.one_hot(self.own[:, column][self.owner], levels.shape[1]).bool()
-            beyond &= ~(own & ~self.stay[:, column, None])
+        if leaves:
+            beyond &= levels != own[:, None]
+        elif column in self.groups:
+            same = nn.functional.one_hot(self.own[:, column][self.owner], levels.shape[1]).bool()
+            beyond &= ~(same & ~self.stay[:, column, None])
         return (
             levels.masked_fill(~beyond, math.inf).amin(1) if lower else levels.masked_fill(~beyond, -math.inf).amax(1)
         )

@@ -88,6 +88,23 @@ def test_nor_with_ordered_tokens_and_whole_numbers(case):
     assert_obeyed(case)
 
 
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("tokenize", ["none", "all"])
+@pytest.mark.parametrize("dtype", ["int8", "float64", "float32"])
+def test_ordered_columns_that_change_together_leave_each_other_room(dtype, tokenize, flip):
+    """The one that is drawn first must not end where the other could only keep its value."""
+    frame = pd.DataFrame({"low": [2, 1, 0, -2, -1, -3], "high": [-3, -3, -2, 2, 1, 3]}).astype(dtype)
+    frame = frame[["high", "low"]] if flip else frame
+    schema = Schema.infer(frame, tokenize=tokenize)
+    table = Table(frame, schema, TableTransform(schema).fit(frame))
+    monotone = {"low": "increase", "high": "decrease"}
+    rules = Constraints(monotone=monotone, ordered=[("low", "high")], together=[["low", "high"]])
+    for seed in range(10):
+        before, after = answers(table, rules, spacing="uniform", bins=7, samples=20, seed=seed)
+        assert len(after) and not rules.violations(before, after).any()
+        assert (after["low"].to_numpy() != before["low"].to_numpy()).any()
+
+
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("dtype", ["float64", "float32", "int64"])
 @quick
