@@ -175,6 +175,12 @@ def digest(*tensors: Tensor) -> str:
     return seen.hexdigest()
 
 
+def common_digest(*tensors: Tensor) -> str:
+    """`digest` over all processes, each of which may have values of its own; the same on all."""
+    own = list(bytes.fromhex(digest(*tensors)))
+    return digest(gather(torch.tensor(own, dtype=torch.uint8, device=processes().device)))
+
+
 def global_generators(device: torch.device) -> dict[str, torch.Generator]:
     """What losses on a device may draw from."""
     cuda = {"cuda": torch.cuda.default_generators[device.index]} if device.type == "cuda" else {}

@@ -17,12 +17,13 @@ from accelerate.utils import tqdm
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from recourse_gen import resumption
 from recourse_gen.backbone import Backbone
 from recourse_gen.files import writing
 from recourse_gen.options import check_number, check_whole
 from recourse_gen.pairs import PairSupervision
 from recourse_gen.processes import from_main, processes, total
-from recourse_gen.resumption import FILE, LOG, Terminated, TrainingState, cut, digest, global_generators, sigterm_noted
+from recourse_gen.resumption import LOG, Terminated, TrainingState
 from recourse_gen.rows import Rows
 
 
@@ -113,7 +114,7 @@ def fit(
     # Losses may draw from the global generator: seeded here, and given back as it was.
     with (
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-        sigterm_noted(folder is not None) as told,
+        resumption.sigterm_noted(folder is not None) as told,
     ):
         torch.manual_seed(_stream(seed, processes().process_index))
         return _fit(model, pairs, told, options, seed, folder, save, resume, settings or {})
@@ -145,7 +146,7 @@ def _fit(
         # In what order gradients are summed is settled by the first pass, which a resumed run would have elsewhere.
         accelerator.backward(network(*_draw(pairs, train_at, options.batch_size, generator)).mean())
         optimizer.zero_grad(set_to_none=True)
-    generators = {"pairs": generator, **global_generators(device)}
+    generators = {"pairs": generator, **resumption.global_generators(device)}
     state = TrainingState(model, averaged, optimizer, generators, accelerator.scaler)
     common: dict[str, Any] = {}
     if folder is not None:
@@ -155,7 +156,7 @@ def _fit(
         if total(state.step) != [state.step * accelerator.num_processes]:
             raise ValueError(f"every process has to see the same {folder}, and the state of the training in it")
         if main:
-            cut(folder / LOG, state.step)
+            resumption.cut(folder / LOG, state.step)
     started, written = time.monotonic() - state.seconds, time.monotonic()
     progress = _progress(state.step, state.seconds, options)
     with tqdm(total=options.steps, initial=state.step, desc="training", unit="step", leave=False, mininterval=1) as bar:
@@ -190,7 +191,7 @@ def _fit(
                 written = time.monotonic()
                 if stop:
                     accelerator.wait_for_everyone()  # whoever leaves first has the launcher end the others
-                    raise Terminated(folder / FILE, state.step)
+                    raise Terminated(folder / resumption.FILE, state.step)
     for tracker in accelerator.trackers:
         tracker.finish()  # end_training would take the process group away from the caller
     if not state.best:
@@ -293,5 +294,5 @@ def _settings(accelerator: Accelerator, pairs: PairSupervision, options: Trainin
         "mixed precision": accelerator.mixed_precision,
         "gradient accumulation": accelerator.gradient_accumulation_steps,
         "training": {name: value for name, value in asdict(options).items() if name not in FREE},
-        "data": digest(*pairs.shared),
+        "data": resumption.common_digest(*pairs.factuals, *pairs.partners),
     }
