@@ -54,7 +54,7 @@ def draw(path: Path, cells: pd.DataFrame, ours: Collection[str], title: str) -> 
     frame = points(cells)
     figure, panels = plt.subplots(1, len(PANELS), figsize=(15, 5.2), layout="constrained")
     colours = plt.get_cmap("tab20").colors  # type: ignore[attr-defined]
-    for i, method in enumerate(cells["method"].unique()):
+    for i, method in enumerate(frame["method"].unique()):
         line = frame[frame["method"] == method].sort_values("confidence")
         colour, fill = colours[i % len(colours)], None if method in ours else "white"
         for axes, (key, label) in zip(panels, PANELS.items(), strict=True):
