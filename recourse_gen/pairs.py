@@ -218,13 +218,6 @@ class PairSupervision:
         return int(paired) + int(common.sum()), int(lonely) + int((~common).sum())
 
     @property
-    def shared(self) -> tuple[Tensor, ...]:
-        """What every process of a run holds alike: factuals (only those for validation, if they are shared out) and
-        partners."""
-        factuals = self.factuals.take(torch.arange(self.held, device=self.device)) if self.held else self.factuals
-        return (*factuals, *self.partners)
-
-    @property
     def costs(self) -> Tensor:
         return self._nearest.costs
 
