@@ -13,7 +13,7 @@ def favourable(model: Any, features: np.ndarray) -> np.ndarray:
     features float64 ``(B, E)``.
 
     A forest would make a task of every tree, and look into the warnings' filters for each: for a few rows this takes
-    ten times as long as the trees themselves.
+    several times as long as the trees themselves.
     """
     if not isinstance(model, (RandomForestClassifier, ExtraTreesClassifier)):
         return model.predict_proba(features)[:, 1]
