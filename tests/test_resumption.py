@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,15 @@ from trainings import TINY, same, small_pairs, train
 from recourse_gen import Constraints, RecourseGenerator, checkpoint, files, resumption
 from recourse_gen.pairs import PairSupervision
 from recourse_gen.resumption import FILE, LOG, Terminated
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """To the bit, sums are the same on one thread only: several share them out as the machine's load has it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
