@@ -257,10 +257,10 @@ def test_a_generator_resumes_and_saving_removes_the_state(
     table: tuple[pd.DataFrame, np.ndarray],
     classifier: Pipeline,
     small: dict[str, Any],
-    fitted: RecourseGenerator,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    fitted = RecourseGenerator(**small).fit(*table, classifier=classifier)  # on as many threads as what follows
     small = {**small, "training": {**small["training"], "checkpoint_every": 0.0}}
     (tmp_path / ".writing-left").mkdir()
     cut_at(33, monkeypatch)
