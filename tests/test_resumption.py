@@ -26,7 +26,7 @@ from recourse_gen.resumption import FILE, LOG, Terminated
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """To the bit, sums are the same on one thread only: several share them out as the machine's load has it."""
+    """Runs that are compared to the bit need as many threads as one another; other tests change their number."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
