@@ -1,19 +1,43 @@
-"""A run folder in words: what it was fitted with, what was measured, and what it gives away."""
+"""A generator in words: what it was fitted with, what was measured, and what it gives away."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recourse_gen import checkpoint, registry
 from recourse_gen.schema import Feature
 
+if TYPE_CHECKING:
+    from recourse_gen.recourse import RecourseGenerator
+
 _MEASURES = ("validity", "validity_judge", "plausibility", "cost", "score", "lead", "n_changed", "found")
 _FEW = 8  # levels of a category that are named
+_USE = """\
+Suggests changes to the record of a person whom one given classifier turned down, after which that classifier approves.
+For those who explain or review its decisions, and for people who want to know what would have to change. The
+constraints below hold in every answer; others can be given with every call.
+
+```python
+from recourse_gen import RecourseGenerator
+
+generator = RecourseGenerator.from_pretrained("FOLDER OR REPOSITORY", classifier=classifier)
+found = generator.generate(denied)  # a frame with the columns below
+print(found.describe(denied.index[0]))
+```"""
+_LIMITS = """\
+- An answer says what the classifier would accept, not what causes what: acting on it need not bring the rest about, and
+  it is no promise of a decision.
+- It belongs to the classifier that it was fitted with, and to people like those in its training rows. When either
+  changes, fit it anew.
+- No constraint sees that a column stands for a protected one. Compare cost and success between groups
+  (`found.by_group`) before anybody relies on it.
+- The measures are of one split and one seed."""
 
 
 def lines(folder: Path) -> list[str]:
-    """Backbone, columns, constraints, training, measures, whose rows it holds, and its files.
+    """A run folder: backbone, columns, constraints, training, measures, whose rows it holds, and its files.
 
     Raises ValueError if the folder is incomplete, damaged, altered or of another version. Names are as the folder has
     them, so they may hold anything.
@@ -38,6 +62,56 @@ def lines(folder: Path) -> list[str]:
     for i, path in enumerate(sorted(saved.folder.iterdir())):
         told.append(("" if i else "files", f"{path.name}, {path.lstat().st_size / 1000:,.1f} kB"))
     return [f"{name:<17} {value}" if name else f"{'':<19}{value}" for name, value in told]
+
+
+def markdown(generator: RecourseGenerator) -> str:
+    """The text of a model card: intended use, limits, data, constraints, training and measures.
+
+    Raises ValueError if the generator is not fitted.
+    """
+    if generator.model is None:
+        raise ValueError("a generator that is not fitted has no model card; call fit or load first")
+    schema, summary, name = generator.schema, generator.summary, generator.backbone
+    table = f"{_safe(summary['data'])}, " if "data" in summary else ""
+    held = f"the {generator.auditor.training_rows} training rows that the auditor's models favour"
+    held += ", and those that may be recommended" if _keeps_partners(name) else ""
+    rules = [f"- {_safe(f'{key}: {value}')}" for key, value in generator.constraints.to_dict().items() if value]
+    parts = {
+        "Intended use": [_USE],
+        "Limits": [_LIMITS],
+        "Data": [
+            f"{table}{len(schema.features)} columns. The files hold {held}: share them with those who may see these.",
+            "\n".join(f"- {_safe(_column(feature))}" for feature in schema.features),
+        ],
+        "Constraints": ["\n".join(rules) or "None."],
+        "Training": [
+            f"{summary['training_factuals']} factuals, {summary['partners']} partners, seed {generator.seed}.",
+            f"- {_safe(_listed(generator.backbone_options) or 'default options')}",
+            f"- {_safe(_listed(summary.get('training', {})))}",
+        ],
+        "Measures": _measures(summary) or ["Nothing was measured."],
+    }
+    text = [line for heading, lines in parts.items() for line in (f"## {heading}", *lines)]
+    return "\n\n".join([f"# Recourse by {_safe(name)}", *text]) + "\n"
+
+
+def _measures(summary: Mapping[str, Any]) -> list[str]:
+    """A table of the measures that the summary has, beside those of the nearest partner, and who judged."""
+    nearest, known = summary.get("nearest", {}), [name for name in _MEASURES if name in summary]
+    rows = [f"| {name} | {_number(summary[name])} | {_number(nearest.get(name))} |" for name in known]
+    head = ["|  | this generator | nearest partner |", "| --- | --- | --- |"]
+    told = [f"Judged by: {_safe(summary['judge'])}."] if "judge" in summary else []
+    return ["\n".join(head + rows), *told] if rows else told
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, (int, float)) else ""
+
+
+def _safe(text: Any) -> str:
+    """As text of one line of Markdown: names may hold anything."""
+    plain = "".join(c if c.isprintable() else " " for c in str(text))
+    return "".join(f"\\{c}" if c in "\\`*_[]|#!<>" else c for c in plain)
 
 
 def _keeps_partners(backbone: str) -> bool:

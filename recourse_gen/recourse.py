@@ -20,6 +20,7 @@ from recourse_gen.classifier import Classifier, as_classifier
 from recourse_gen.constraints import Constraints
 from recourse_gen.counterfactuals import Counterfactuals
 from recourse_gen.deadline import Deadline
+from recourse_gen.hub import Shareable
 from recourse_gen.options import check_names, check_whole, construct, effective
 from recourse_gen.pairs import PairOptions, PairSupervision
 from recourse_gen.personal import one_for_all, rules_for
@@ -32,7 +33,7 @@ from recourse_gen.transform import TableTransform
 COST_WEIGHT = 20.0  # of `generate`, where the caller names none
 
 
-class RecourseGenerator:
+class RecourseGenerator(Shareable):
     """Samples changes that would get a person approved: cheap, plausible, valid and allowed.
 
     backbone: a registered name (`recourse_gen.registry.names`). seed: of weights, pairs and, by default, samples.
