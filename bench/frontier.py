@@ -42,7 +42,8 @@ def points(cells: pd.DataFrame) -> pd.DataFrame:
     means = means[answered & ((means["found"] >= ENOUGH) | ~means["method"].duplicated())]
     judged = means[list(JUDGED)].to_numpy() * [-1.0, 1.0, 1.0]
     as_good, better = judged[:, None] >= judged, judged[:, None] > judged
-    return means.assign(best=~(as_good.all(2) & better.any(2)).any(0))
+    beaten = (as_good.all(2) & better.any(2)).any(0)
+    return means.assign(best=np.asarray(~beaten))
 
 
 def draw(path: Path, cells: pd.DataFrame, ours: Collection[str], title: str) -> None:

@@ -147,7 +147,7 @@ def verdicts(rows: pd.DataFrame) -> list[str]:
         ours, others = means[means.index.isin(OURS)], means[~means.index.isin(OURS)]
         if ours.empty or others.empty:
             continue
-        mine, other = (column.better * ours).idxmax(), (column.better * others).idxmax()
+        mine, other = (str((column.better * each).idxmax()) for each in (ours, others))
         shown, theirs = column.form.format(ours[mine]), column.form.format(others[other])
         ahead = column.better * (ours[mine] - others[other])
         heading = column.heading.rstrip(" ↑↓")

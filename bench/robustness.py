@@ -52,11 +52,12 @@ def rivals(config: dict[str, Any], given: train.World, repeats: int) -> dict[str
 
     ``seeds`` and ``bootstraps`` of its own family and one entry for each other family, `repeats` of each.
     """
-    options = {"balanced": config["classifier"]["balanced"] and config["data"]["balanced"], "seed": config["seed"]}
+    balanced = config["classifier"]["balanced"] and config["data"]["balanced"]
 
     def others(family: Any, seeds: int, bootstraps: int) -> list[Classifier]:
-        counts = {"seeds": seeds, "bootstraps": bootstraps}
-        return retrained(given.train, given.y_train, given.schema, families=[family], **counts, **options)
+        counts: dict[str, Any] = {"seeds": seeds, "bootstraps": bootstraps}
+        data = (given.train, given.y_train, given.schema)
+        return retrained(*data, families=[family], **counts, balanced=balanced, seed=config["seed"])
 
     own = config["classifier"]["name"]
     families = {name: others(name, 0, repeats) for name in CLASSIFIERS if name != own}

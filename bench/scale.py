@@ -50,8 +50,8 @@ def people(count: int, seed: int = 0) -> tuple[pd.DataFrame, np.ndarray]:
     columns |= {f"count{i}": np.clip(mixed[:, 8 + i] * 2 + 6, 0, 20).astype(np.int32) for i in range(6)}
     for i, levels in enumerate((3, 4, 6, 10)):
         cut = np.quantile(mixed[:1000, 14 + i], np.linspace(0, 1, levels + 1)[1:-1])
-        names = pd.Categorical.from_codes(np.digitize(mixed[:, 14 + i], cut), [f"kind{j}" for j in range(levels)])
-        columns[f"group{i}"] = names
+        names = pd.Index([f"kind{j}" for j in range(levels)])
+        columns[f"group{i}"] = pd.Categorical.from_codes(np.digitize(mixed[:, 14 + i], cut), names)
     columns["sex"] = random.choice(["f", "m"], 2 * count)
     columns["region"] = random.choice(list("abcdefgh"), 2 * count)
     score = causes.sum(1) + random.normal(size=2 * count)

@@ -22,8 +22,9 @@ import pytest
 import torch
 
 import train
+from backbones.ar import AutoregressiveBackbone
 from bench import floor, reference_sampler
-from bench.compare import configure
+from bench.cells import configure
 from recourse_gen import RecourseGenerator, registry, training
 from recourse_gen.checkpoint import replace_file
 from recourse_gen.constraints import Feasible
@@ -35,6 +36,7 @@ from recourse_gen.rows import Rows
 LEARNED = ("ar", "flow", "diffusion")
 SIZES = ((1, 1), (1, 10), (1, 100), (100, 10), (1000, 1), (1000, 10), (1000, 100), (10_000, 1), (100_000, 1))
 RESULTS = Path(__file__).parent / "results"
+WORLD = ("data=adult", "seed=0", "classifier=gradient_boosting")
 PUBLISHED = ("experiment=paper",)
 LONG = 10.0  # seconds: from here on, one round says enough
 
@@ -96,7 +98,7 @@ def timed(benchmark: Any, records: list[dict[str, Any]], device: torch.device) -
 @pytest.fixture(scope="session")
 def given() -> train.World:
     """Adult, with a gradient-boosting classifier."""
-    return train.world(configure("adult", 0, ["classifier=gradient_boosting"], None), train.Stopwatch())
+    return train.world(configure(WORLD), train.Stopwatch())
 
 
 @pytest.fixture(scope="session")
@@ -108,7 +110,7 @@ def generators(given: train.World) -> Callable[[str], RecourseGenerator]:
         if name not in fitted:
             settings = PUBLISHED if name == "published" else (f"backbone={name}",)
             steps = 100 if name in LEARNED else 10
-            config = configure("adult", 0, ["classifier=gradient_boosting", *settings, f"training.steps={steps}"], None)
+            config = configure([*WORLD, *settings, f"training.steps={steps}"])
             world = given if name != "published" else train.world(config, train.Stopwatch())
             with tempfile.TemporaryDirectory() as folder:
                 fitted[name] = train.fit({**config, "run": folder}, world, train.Stopwatch())
@@ -178,9 +180,11 @@ def test_share_of_the_floor(
 def test_reference_sampling(timed: Timed, generators: Any, given: Any, device: torch.device, batch: int) -> None:
     """The published procedure with the published network."""
     asked = Question(generators("published"), given, batch, device)
+    network = asked.model
+    assert isinstance(network, AutoregressiveBackbone)
 
     def call() -> None:
-        reference_sampler.sample(asked.model, asked.rows, num_samples=10, cost_weight=asked.cost_weight)
+        reference_sampler.sample(network, asked.rows, num_samples=10, cost_weight=asked.cost_weight)
 
     timed(
         "reference", call, batch, rounds=1, backbone="published", batch=batch, candidates=10, steps=steps(asked.model)
