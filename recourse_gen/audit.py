@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import joblib  # type: ignore[import-untyped]
 import numpy as np
 
 from recourse_gen import estimators, files
@@ -34,7 +35,7 @@ class Auditor:
         default leaves a margin, because a critic that saw other rows draws that border elsewhere.
     n_neighbors: neighbours of the critic; capped to what few rows allow.
     n_estimators: trees of each forest, and twice the rounds of the boosting.
-    n_jobs: processor cores for the forests; None means one. The answers do not depend on it.
+    n_jobs: processor cores, of scikit-learn's kind; None means one. The answers do not depend on it.
     """
 
     def __init__(
@@ -54,6 +55,8 @@ class Auditor:
         for option, value in (("n_neighbors", n_neighbors), ("n_estimators", n_estimators)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{option} must be a positive whole number, got {value!r}")
+        if n_jobs is not None and (isinstance(n_jobs, bool) or not isinstance(n_jobs, int) or n_jobs == 0):
+            raise ValueError(f"n_jobs must be a whole number other than 0 or None, got {n_jobs!r}")
         self.schema = schema
         self.consensus_threshold = consensus_threshold
         self.plausibility_threshold = float(plausibility_threshold)
@@ -86,7 +89,9 @@ class Auditor:
 
     def consensus(self, rows: Rows) -> np.ndarray:
         """Float64 ``(B,)``: mean probability of the favourable class over the models; higher is better."""
-        return self._fitted().consensus(self._features(rows))
+        # Not more than there are: n_jobs may come from a file.
+        threads = min(joblib.effective_n_jobs(self.n_jobs), joblib.cpu_count())
+        return self._fitted().consensus(self._features(rows), threads)
 
     def plausibility(self, rows: Rows) -> np.ndarray:
         """Float64 ``(B,)``: local outlier factor, negated and shifted so that 0 is the border; higher is more

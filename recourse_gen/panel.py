@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import permutations
 from typing import Any, Self
 
@@ -22,6 +23,7 @@ from recourse_gen.votes import favourable
 FOLDS = 3
 FAMILIES = (HistGradientBoostingClassifier, RandomForestClassifier, RandomForestClassifier)
 LEAVES = (5, 2)  # least rows in a leaf of each forest
+_SHARE = 256  # least rows that are worth a thread
 _FEWEST = 30  # opinions from which a curve is drawn
 
 
@@ -71,9 +73,10 @@ class Panel:
         favourable = features[agreed if agreed.sum() >= 2 else target == 1]
         return cls(models, OutlierFactor.fit(favourable, min(n_neighbors, len(favourable) - 1)))
 
-    def consensus(self, features: np.ndarray) -> np.ndarray:
-        """Float64 ``(B,)``: mean probability of the favourable class; 0 to 1, higher is better."""
-        return _consensus(self.models, features) if len(features) else np.zeros(0)
+    def consensus(self, features: np.ndarray, threads: int = 1) -> np.ndarray:
+        """Float64 ``(B,)``: mean probability of the favourable class; 0 to 1, higher is better. threads: at most so
+        many share the rows."""
+        return _consensus(self.models, features, threads) if len(features) else np.zeros(0)
 
     def plausibility(self, features: np.ndarray) -> np.ndarray:
         """Float64 ``(B,)``: local outlier factor, negated and shifted so that inliers are at least 0."""
@@ -153,7 +156,15 @@ def _reach(plausibility: np.ndarray) -> np.ndarray:
     return np.maximum(plausibility, -1.0)
 
 
-def _consensus(models: tuple[Any, ...], features: np.ndarray) -> np.ndarray:
+def _consensus(models: tuple[Any, ...], features: np.ndarray, threads: int = 1) -> np.ndarray:
+    parts = min(threads, len(features) // _SHARE)
+    if parts < 2:
+        return _votes(models, features)
+    with ThreadPoolExecutor(parts) as pool:
+        return np.concatenate([*pool.map(partial(_votes, models), np.array_split(features, parts))])
+
+
+def _votes(models: tuple[Any, ...], features: np.ndarray) -> np.ndarray:
     with _one_thread():
         votes = np.stack([favourable(model, features) for model in models])
     # Threads add up trees in any order; rounding drops the bits that this changes, so equal rows stay equal.

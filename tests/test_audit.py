@@ -102,7 +102,8 @@ def test_answers_do_not_depend_on_the_batch_or_the_cores(fitted: Auditor, transf
     )
     train, labels = table()
     single = Auditor(transform.schema, n_estimators=50, n_jobs=None).fit(transform.encode(train), labels, seed=3)
-    np.testing.assert_array_equal(fitted.consensus(rows), single.consensus(rows))
+    many = transform.encode(table(1300, seed=4)[0])
+    np.testing.assert_array_equal(fitted.consensus(many), single.consensus(many))
 
 
 def test_no_rows_no_answers(fitted: Auditor, transform: TableTransform) -> None:
@@ -260,6 +261,8 @@ def test_wrong_options_are_named(transform: TableTransform) -> None:
         ("plausibility_threshold", float("nan")),
         ("n_neighbors", 0),
         ("n_estimators", True),
+        ("n_jobs", 0),
+        ("n_jobs", "2"),
     ):
         with pytest.raises(ValueError, match=option):
             Auditor(transform.schema, **{option: value})  # type: ignore[arg-type]
