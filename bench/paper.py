@@ -24,11 +24,12 @@ from bench import methods, page
 from bench.cells import add_options, append, command, configure, read
 from bench.protocol import DATA, Trial, settings, split
 
-KEY = ("data", "seed", "method", "split", "factuals", "quick", "settings")  # what makes two cells the same cell
+# What makes two cells the same cell; minutes: of training, where it was given more of them.
+KEY = ("data", "seed", "method", "split", "factuals", "quick", "settings", "minutes")
 
 
 def identity(cell: dict[str, Any]) -> str:
-    return json.dumps([cell[key] for key in KEY])
+    return json.dumps([cell.get(key) for key in KEY])
 
 
 def cells(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -44,22 +45,32 @@ def cells(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 "quick": arguments.quick,
                 "settings": list(arguments.set),
             }
-            missing = [name for name in arguments.methods if identity({**about, "method": name}) not in done]
+            asked = [about | {"method": name} | more_minutes(name, arguments) for name in arguments.methods]
+            missing = [cell for cell in asked if identity(cell) not in done]
             if missing:
                 yield from of_world(about, missing, arguments)
 
 
-def of_world(about: dict[str, Any], names: Sequence[str], arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """The cells of one world. about: what they share."""
+def more_minutes(method: str, arguments: argparse.Namespace) -> dict[str, float]:
+    """Of the published network, which takes days of training: others need no more than they get."""
+    return {"minutes": arguments.minutes} if method == methods.PAPER and arguments.minutes else {}
+
+
+def of_world(
+    about: dict[str, Any], missing: Sequence[dict[str, Any]], arguments: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
+    """The cells of one world. about: what they share; missing: that, and what is their own."""
     world = settings(about["data"], about["seed"], factuals=arguments.factuals, folder=arguments.folder)
     config = configure([*world, *arguments.set])
     train.use_threads(config["threads"])
     trial = Trial.of(config)
-    for name in names:
-        own = configure([*world, *methods.settings(name, quick=arguments.quick), *arguments.set])
-        measured = methods.cell(name, trial, own)
+    for cell in missing:
+        chosen = [*methods.settings(cell["method"], quick=arguments.quick), *arguments.set]
+        if "minutes" in cell:
+            chosen += [f"training.minutes={cell['minutes']}", "training.steps=1000000000"]
+        measured = methods.cell(cell["method"], trial, configure([*world, *chosen]))
         shared = {"d": len(trial.given.schema.features), "threads": torch.get_num_threads()}
-        yield {**about, "method": name, **shared, **measured}
+        yield {**cell, **shared, **measured}
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -70,6 +81,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", default=methods.names(), choices=methods.names(), help="default: all")
     parser.add_argument("--factuals", type=int, help="people to help; default: 200, of --quick: 50")
     add_options(parser, "paper.jsonl")
+    parser.add_argument("--minutes", type=float, help=f"of training, for {methods.PAPER!r} instead of the usual budget")
     parser.add_argument("--page", type=Path, default=Path("docs/paper.md"))
     parser.add_argument("--quick", action="store_true", help="few people and steps; the same figures in every run")
     arguments = parser.parse_args(argv)

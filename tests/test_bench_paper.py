@@ -99,6 +99,26 @@ def test_a_crash_loses_one_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert asked == ["exact", "flow", "flow", "diffusion"]
 
 
+def test_more_minutes_are_for_the_published_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: dict[str, object] = {}
+
+    def measured(method: str, _: object, config: dict[str, dict[str, object]]) -> dict[str, object]:
+        trained[method] = config["training"]["minutes"], config["training"]["steps"]
+        return {"refused": "for the sake of the example"}
+
+    monkeypatch.setattr(methods, "cell", measured)
+    command = ["--data", "moons", "--seeds", "0", "--factuals", "5", "--methods", "ar", methods.PAPER]
+    command += ["--out", str(tmp_path / "paper.jsonl"), "--page", str(tmp_path / "paper.md")]
+    command += ["--set", "threads=1", "classifier=logistic", "data.n_rows=300", "training.minutes=2"]
+    paper.main([*command, "--minutes", "9"])
+    assert trained == {"ar": (2, 5000), methods.PAPER: (9.0, 10**9)}
+    trained.clear()
+    paper.main([*command, "--minutes", "9"])
+    assert not trained
+    paper.main(command)
+    assert trained == {methods.PAPER: (2, 5000)}
+
+
 def cell(method: str, seed: int = 0, **measures: object) -> dict[str, object]:
     about = {"data": "compas", "split": "own", "factuals": 9, "quick": False, "settings": [], "d": 7, "command": "c"}
     usual = {"cost": 0.5, "validity_judge": 1.0, "plausibility": 0.9, "score": 1.8, "lead": 0.1, "found": 1.0}
