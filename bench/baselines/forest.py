@@ -58,7 +58,7 @@ class Forest(Baseline):
         try:
             from ForestDiffusion import ForestDiffusionModel  # type: ignore[import-not-found]
         except ImportError as error:
-            raise ValueError(f"the baseline forest needs its package; pip install forestdiffusion ({error})") from error
+            raise ValueError(f'the baseline forest needs its package; pip install -e ".[bench]" ({error})') from error
         self.space = Space.of(world)
         coordinates = self.space.coordinates
         transform = TableTransform(world.schema).fit(world.train)
