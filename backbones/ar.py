@@ -157,9 +157,10 @@ class AutoregressiveBackbone(Backbone):
         own_codes = self.alphabet.codes(factual)[owner].unbind(1)
         own_values = self.alphabet.numbers(factual)[owner].unbind(1)
         previous = context.new_zeros(len(owner), context.shape[2])
+        embeddings, heads = self.embed_previous.columns(), self.head.columns()
         for column, size in enumerate(self.alphabet.sizes):
             x = decoder.step(starts[column][owner], previous, column)
-            logits = self.head.column(self.norm(x), column, bias[:, column, :size][owner])
+            logits = heads[column](self.norm(x), bias[:, column, :size][owner])
             if draft.tied:
                 logits = logits.masked_fill(~draft.mask(column), -math.inf)
             if temperature != 1.0:
@@ -168,7 +169,7 @@ class AutoregressiveBackbone(Backbone):
             codes = log_choice(logits, which[column])
             values = draft.emit(column, codes, within[column])
             moved, distance = codes != own_codes[column], values - own_values[column]
-            previous = self.embed_previous.column(codes, values, moved, distance, column)
+            previous = embeddings[column](codes, values, moved, distance)
         drawn = draft.rows()
         return Rows(*(part.unflatten(0, (-1, num_samples)) for part in drawn))
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from backbones.layers import Attention, Block
+from backbones.layers import Block
 
 
 class CausalTransformer(nn.Module):
@@ -59,12 +59,15 @@ class CachedBlock:
 
     def __init__(self, block: Block, columns: int, rows: int, memory: Tensor) -> None:
         attention, cross = block.self_attention, block.cross_attention
-        self.block, heads = block, attention.heads
+        # Looking up a module's part takes as long as multiplying a small matrix: once is enough.
+        self.norm, self.out, self.feed_forward = block.self_norm, attention.out.weight.T, block.feed_forward
+        self.cross_norm, heads = block.cross_norm, attention.heads
         self.weight = torch.cat([attention.query.weight * attention.scale, attention.memory.weight])
         width = self.weight.shape[1]
         # Query, keys and values ``(D, 3, heads, W / heads, R)``.
         self.held = memory.new_empty(columns, 3, heads, width // heads, rows)
         if cross is not None:
+            self.cross_out = cross.out.weight.T
             self.query = (cross.query.weight * cross.scale).contiguous()
             # ``(M, heads, W / heads, R)``: the drafts of one factual look at the same memory.
             self.keys, self.values = (
@@ -74,17 +77,17 @@ class CachedBlock:
 
     def step(self, x: Tensor, column: int) -> Tensor:
         """``(R, W)`` → ``(R, W)`` for the next column; columns are visited in order from 0."""
-        block, now = self.block, self.held[column]
-        torch.mm(self.weight, block.self_norm(x).T, out=now.flatten(0, 2))
+        now = self.held[column]
+        torch.mm(self.weight, self.norm(x).T, out=now.flatten(0, 2))
         _, keys, values = self.held[: column + 1].unbind(1)
-        x = self._attended(x, now[0], keys, values, block.self_attention)
-        if block.cross_attention is not None and block.cross_norm is not None:
-            query = torch.mm(self.query, block.cross_norm(x).T).view_as(now[0])
-            x = self._attended(x, query, self.keys, self.values, block.cross_attention)
-        return block.feed_forward(x)
+        x = self._attended(x, now[0], keys, values, self.out)
+        if self.cross_norm is not None:
+            query = torch.mm(self.query, self.cross_norm(x).T).view_as(now[0])
+            x = self._attended(x, query, self.keys, self.values, self.cross_out)
+        return self.feed_forward(x)
 
     @staticmethod
-    def _attended(x: Tensor, query: Tensor, keys: Tensor, values: Tensor, attention: Attention) -> Tensor:
+    def _attended(x: Tensor, query: Tensor, keys: Tensor, values: Tensor, out: Tensor) -> Tensor:
         share = (keys * query).sum(2).softmax(0)
         mixed = (share[:, :, None] * values).sum(0).flatten(0, 1)
-        return torch.addmm(x, mixed.T, attention.out.weight.T)
+        return torch.addmm(x, mixed.T, out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -214,17 +214,31 @@ class ChangedEmbedding(ColumnEmbedding):
         super().__init__(basis, width)
         self.moved = nn.Parameter(torch.randn(basis.shape[0], width) * 0.1)
         self.distance = nn.Parameter(torch.randn(basis.shape[0], width) * 0.5)
-        self._directions = Kept()
+        self._columns = Kept()
 
     def forward(self, codes: Tensor, values: Tensor, moved: Tensor, distance: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(codes, values) + moved[..., None] * self.moved + distance[..., None] * self.distance
 
-    def column(self, codes: Tensor, values: Tensor, moved: Tensor, distance: Tensor, column: int) -> Tensor:
-        """``(R, W)`` of one column's codes, values, moves and distances, ``(R,)`` each."""
+    def columns(self) -> list[EmbeddedColumn]:
+        """The same for each column alone, for whoever visits them in turn."""
         weights = self.direction, self.moved, self.distance
-        directions = self._directions(lambda: torch.stack(weights, 1), *weights)
+
+        def split() -> list[EmbeddedColumn]:
+            return [EmbeddedColumn(*part) for part in zip(self.table(), torch.stack(weights, 1), strict=True)]
+
+        return self._columns(split, *weights, self.table.free, self.table.smooth)
+
+
+class EmbeddedColumn(NamedTuple):
+    """levels: of one column's codes, ``(L, W)``. directions: of its value, move and distance, ``(3, W)``."""
+
+    levels: Tensor
+    directions: Tensor
+
+    def __call__(self, codes: Tensor, values: Tensor, moved: Tensor, distance: Tensor) -> Tensor:
+        """``(R, W)`` of codes, values, moves and distances, ``(R,)`` each."""
         numbers = torch.stack([values, moved.to(values.dtype), distance], 1)
-        return torch.addmm(F.embedding(codes, self.table()[column]), numbers, directions[column])
+        return torch.addmm(F.embedding(codes, self.levels), numbers, self.directions)
 
 
 class ColumnHead(nn.Module):
@@ -238,6 +252,7 @@ class ColumnHead(nn.Module):
         self.padding: Tensor
         self.table = LevelTable(basis, width, 0.02)
         self.bias = nn.Parameter(torch.zeros(basis.shape[:2]))
+        self._sizes, self._columns = sizes, Kept()
         padding = torch.arange(max(sizes)) >= torch.tensor(sizes)[:, None]
         self.register_buffer("padding", torch.zeros(padding.shape).masked_fill(padding, -math.inf), persistent=False)
 
@@ -245,9 +260,23 @@ class ColumnHead(nn.Module):
         bias = self.bias if bias is None else bias
         return torch.einsum("bdw,dlw->bdl", x, self.table()) + bias + self.padding
 
-    def column(self, x: Tensor, column: int, bias: Tensor) -> Tensor:
-        """Logits ``(R, size)`` of one column from ``(R, W)`` and a bias ``(R, size)``."""
-        return torch.addmm(bias, x, self.table()[column, : bias.shape[1]].T)
+    def columns(self) -> list[HeadColumn]:
+        """The same for each column alone, without its bias, for whoever visits them in turn."""
+
+        def split() -> list[HeadColumn]:
+            return [HeadColumn(levels[:size].T) for levels, size in zip(self.table(), self._sizes, strict=True)]
+
+        return self._columns(split, self.table.free, self.table.smooth)
+
+
+class HeadColumn(NamedTuple):
+    """weight: of one column's levels, ``(W, size)``."""
+
+    weight: Tensor
+
+    def __call__(self, x: Tensor, bias: Tensor) -> Tensor:
+        """Logits ``(R, size)`` from ``(R, W)`` and a bias ``(R, size)``."""
+        return torch.addmm(bias, x, self.weight)
 
 
 class ScalarEmbedding(nn.Module):

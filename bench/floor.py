@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from backbones.ar import AutoregressiveBackbone
 from backbones.decoder import CachedTransformer
 from backbones.denoiser import Denoiser
-from backbones.layers import ColumnHead
+from backbones.layers import HeadColumn
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Clock:
         (Denoiser, "moments"),
         (AutoregressiveBackbone, "_encode"),
         (CachedTransformer, "step"),
-        (ColumnHead, "column"),
+        (HeadColumn, "__call__"),
     ]
 
     def __init__(self, device: torch.device) -> None:

@@ -57,4 +57,4 @@ def _last_logits(model: AutoregressiveBackbone, factual: Rows, drawn: Rows, cost
     previous = model.embed_previous(codes, values, moved, distance)[:, prefix]
     x = model.decoder((context + model.decoder_position)[:, prefix], previous, context)
     bias = model._bias(factual, cost_weight)[:, column, : alphabet.sizes[column]]
-    return model.head.column(model.norm(x[:, -1]), column, bias)
+    return model.head.columns()[column](model.norm(x[:, -1]), bias)

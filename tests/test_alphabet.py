@@ -212,9 +212,9 @@ def test_embedding_and_head_of_one_column_are_those_of_all():
     moved = values > 0.5
     together, logits = embedding(codes, values, moved, -values), head(x)
     for d, size in enumerate(sizes):
-        alone = embedding.column(codes[:, d], values[:, d], moved[:, d], -values[:, d], d)
+        alone = embedding.columns()[d](codes[:, d], values[:, d], moved[:, d], -values[:, d])
         torch.testing.assert_close(alone, together[:, d])
-        alone = head.column(x[:, d], d, head.bias[d, :size].expand(7, -1))
+        alone = head.columns()[d](x[:, d], head.bias[d, :size].expand(7, -1))
         torch.testing.assert_close(alone, logits[:, d, :size])
         assert (logits[:, d, size:] == -math.inf).all()
     still = torch.zeros_like(values)

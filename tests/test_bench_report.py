@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from backbones.layers import ColumnHead
+from backbones.layers import ColumnHead, HeadColumn
 from bench import floor, report
 
 MACHINE = {"device": "cpu", "threads": 2, "flops": 1e11, "copied": 1e10}
@@ -62,15 +62,15 @@ def test_products_are_two_operations_per_multiplication() -> None:
 def test_the_clock_runs_inside_the_network_only_and_is_taken_off(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter(range(100))
     monkeypatch.setattr(floor.time, "perf_counter", lambda: float(next(now)))
-    original, head = ColumnHead.column, ColumnHead(torch.zeros(2, 3, 1), [3, 2], 4)
+    original, heads = HeadColumn.__call__, ColumnHead(torch.zeros(2, 3, 1), [3, 2], 4).columns()
     with floor.Clock(torch.device("cpu")) as clock:
-        head.column(torch.zeros(1, 4), 0, torch.zeros(1, 3))
+        heads[0](torch.zeros(1, 4), torch.zeros(1, 3))
         next(now)  # a second outside
-        head.column(torch.zeros(1, 4), 1, torch.zeros(1, 2))
+        heads[1](torch.zeros(1, 4), torch.zeros(1, 2))
     assert clock.seconds == 2.0
     with pytest.raises(KeyError), floor.Clock(torch.device("cpu")):
         raise KeyError
-    assert ColumnHead.column is original
+    assert HeadColumn.__call__ is original
 
 
 def test_peak_memory_is_what_was_held_at_one_time() -> None:

@@ -44,7 +44,7 @@ class Dice(Baseline):
     def fit(self, world: World) -> Self:
         """Raises ValueError where dice-ml is not installed."""
         try:
-            import dice_ml  # type: ignore[import-untyped]
+            import dice_ml
         except ImportError as error:
             raise ValueError('the baseline dice needs dice-ml; pip install -e ".[bench]"') from error
         self.coordinates = Coordinates(world.schema, world.constraints, world.train)
@@ -61,7 +61,7 @@ class Dice(Baseline):
         return self
 
     def counterfactuals(self, factuals: pd.DataFrame) -> pd.DataFrame:
-        from raiutils.exceptions import UserConfigValidationException  # type: ignore[import-untyped]
+        from raiutils.exceptions import UserConfigValidationException
 
         options: dict[str, Any] = {"features_to_vary": self.vary, "desired_class": 1, "total_CFs": 1}
         options["posthoc_sparsity_algorithm"] = "binary"  # the other, linear one takes half a minute for a person

@@ -56,7 +56,7 @@ class Forest(Baseline):
     def fit(self, world: World) -> Self:
         """Raises ValueError where the package is not installed, and where Q has no pairs."""
         try:
-            from ForestDiffusion import ForestDiffusionModel  # type: ignore[import-not-found]
+            from ForestDiffusion import ForestDiffusionModel
         except ImportError as error:
             raise ValueError(f'the baseline forest needs its package; pip install -e ".[bench]" ({error})') from error
         self.space = Space.of(world)
