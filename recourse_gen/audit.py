@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ from recourse_gen import estimators, files
 from recourse_gen.classifier import check_target
 from recourse_gen.cost import RecourseCost
 from recourse_gen.outliers import OutlierFactor
-from recourse_gen.panel import FAMILIES, Agreement, Curve, Panel
+from recourse_gen.panel import FAMILIES, OTHERS, Agreement, Curve, Panel
 from recourse_gen.rows import Rows
 from recourse_gen.schema import Schema
 
 FILE = "auditor.skops"
-VERSION = 4
+_OWN = ("weight", "distance", "density")  # of each critic; their rows are the same
+VERSION = 5
 
 
 class Auditor:
@@ -94,8 +95,9 @@ class Auditor:
         return self._fitted().consensus(self._features(rows), threads)
 
     def plausibility(self, rows: Rows) -> np.ndarray:
-        """Float64 ``(B,)``: local outlier factor, negated and shifted so that 0 is the border; higher is more
-        plausible, at least 0 an inlier among the training rows that the models favour."""
+        """Float64 ``(B,)``, at least −1: local outlier factor, negated and shifted so that 0 is the border; higher is
+        more plausible, at least 0 an inlier among the training rows that the models favour. The mean over critics, most
+        of whom have seen some of these rows more often."""
         return self._fitted().plausibility(self._features(rows))
 
     def expected(self, consensus: np.ndarray, plausibility: np.ndarray) -> np.ndarray:
@@ -125,6 +127,7 @@ class Auditor:
             "options": self.options,
             "models": list(panel.models),
             "critic": asdict(panel.critic),
+            "others": [{name: getattr(one, name) for name in _OWN} for one in panel.others],
             "agreement": asdict(self._agreement),
         }
         path = Path(folder) / FILE
@@ -154,13 +157,15 @@ class Auditor:
             raise ValueError(f"{FILE} is an auditor file of version {version!r}; this release reads version {VERSION}")
         try:
             kinds = [*map(type, state["models"])]
-            panel = Panel(tuple(state["models"]), OutlierFactor(**state["critic"]))
+            critic = OutlierFactor(**state["critic"])
+            others = tuple(replace(critic, **{name: one[name] for name in _OWN}) for one in state["others"])
+            panel = Panel(tuple(state["models"]), critic, others)
             agreement = Agreement(**{name: Curve(**curve) for name, curve in state["agreement"].items()})
             auditor = cls(schema, **state["options"])
             saved = state["schema"]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{FILE} is not an auditor file: {type(error).__name__}: {error}") from error
-        if kinds != [*FAMILIES] or not panel.critic.whole():
+        if kinds != [*FAMILIES] or len(others) != OTHERS or not all(one.whole() for one in (critic, *others)):
             raise ValueError(f"{FILE} holds other models than an auditor has")
         if saved != schema.to_json():
             raise ValueError(f"{FILE} was fitted on another schema than the one given")

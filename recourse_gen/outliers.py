@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -34,11 +34,25 @@ class OutlierFactor:
     @classmethod
     def fit(cls, features: np.ndarray, k: int) -> OutlierFactor:
         """Reference rows, float64 ``(B, E)`` with B > k ≥ 1."""
-        rows, weight = np.unique(features, axis=0, return_counts=True)
+        return cls.crowd(features, k, 0, 0.0, seed=0)[0]
+
+    @classmethod
+    def crowd(cls, features: np.ndarray, k: int, others: int, growth: float, *, seed: int) -> tuple[OutlierFactor, ...]:
+        """`fit`, and as many `others` to whose reference rows a share `growth` of them was added, drawn anew for each
+        (a bootstrap of what a larger sample would hold)."""
+        rows, place, weight = np.unique(features, axis=0, return_inverse=True, return_counts=True)
+        draws, more = np.random.default_rng(seed), int(growth * len(features))
+        drawn = (place.reshape(-1)[draws.integers(len(features), size=more)] for _ in range(others))
+        weights = [weight, *(weight + np.bincount(at, minlength=len(rows)) for at in drawn)]
         unfitted = cls(k, rows, weight, np.zeros(len(rows)), np.zeros(len(rows)))
-        near = unfitted._neighbours(rows, own=True)
-        fitted = cls(k, rows, weight, near.distance, np.zeros(len(rows)))
-        return cls(k, rows, weight, near.distance, fitted._density(near))
+        pairs = unfitted.pairs(rows, own=True)
+        return tuple(unfitted._weighted(weight, pairs) for weight in weights)
+
+    def _weighted(self, weight: np.ndarray, pairs: Pairs) -> OutlierFactor:
+        """Fitted to these weights of the rows, given what lies near each of them."""
+        near = pairs.near(weight, self.k)
+        fitted = replace(self, weight=weight, distance=near.distance)
+        return replace(fitted, density=fitted._density(near))
 
     def whole(self) -> bool:
         """Whether all parts are there and fit together, as they may not in a file."""
@@ -54,46 +68,59 @@ class OutlierFactor:
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """Float64 ``(B,)``, at least 1 or a little less among the reference rows, higher for outliers; the same for a
         row in any company."""
-        if not len(features):
+        return self.factor(self.pairs(features))
+
+    def factor(self, pairs: Pairs) -> np.ndarray:
+        """The same, where `pairs` has been told by a factor with the same rows and at most these weights."""
+        if not len(pairs.asking):
             return np.zeros(0)
-        near = self._neighbours(features, own=False)
+        near = pairs.near(self.weight, self.k)
         return (near.mean(self.density[near.row]) / self._density(near)).round(9)
+
+    def pairs(self, features: np.ndarray, own: bool = False) -> Pairs:
+        """What lies near rows ``(B, E)``. own: they are the reference rows, and none of them is its own neighbour."""
+        # One more, as a row alone in its place is not its own neighbour.
+        k = min(self.k + own, len(self.rows))
+        parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
+        for start in range(0, len(features), _ASKED):
+            some = features[start : start + _ASKED]
+            asking, row = self._boxes.within_reach(torch.from_numpy(some).float(), k)
+            apart = np.sqrt(np.square(some[asking] - self.rows[row]).sum(1))
+            order = np.lexsort((row, apart, asking))
+            parts.append((asking[order] + start, row[order], apart[order]))
+        asking, row, apart = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return Pairs(asking, row, apart, own)
 
     def _density(self, near: _Neighbours) -> np.ndarray:
         """The inverse of the mean reachability distance (definition 6 of the paper)."""
         return 1.0 / (near.mean(np.maximum(self.distance[near.row], near.apart)) + _EPSILON)
 
-    def _neighbours(self, features: np.ndarray, own: bool) -> _Neighbours:
-        """own: the features are the reference rows, and none of them is its own neighbour."""
-        # One more, as a row alone in its place is not its own neighbour.
-        k = min(self.k + own, len(self.rows))
-        parts = []
-        for start in range(0, len(features), _ASKED):
-            some = features[start : start + _ASKED]
-            asking, row = self._boxes.within_reach(torch.from_numpy(some).float(), k)
-            parts.append(self._exact(some, asking, row, start, own))
-        return _Neighbours(*(np.concatenate(part) for part in zip(*parts, strict=True)))
-
     @cached_property
     def _boxes(self) -> _Boxes:
         return _Boxes.around(self.rows, self.k + 1)
 
-    def _exact(
-        self, features: np.ndarray, asking: np.ndarray, row: np.ndarray, first: int, own: bool
-    ) -> tuple[np.ndarray, ...]:
-        """The neighbours among pairs of an asking row and a reference row."""
-        apart = np.sqrt(np.square(features[asking] - self.rows[row]).sum(1))
-        weight = self.weight[row] - (own & (row == asking + first))
+
+@dataclass(frozen=True)
+class Pairs:
+    """An asking row and a reference row each, int64 ``(P,)``, and how far `apart` they are; by asking row, the nearest
+    first. own: the asking rows are the reference rows."""
+
+    asking: np.ndarray
+    row: np.ndarray
+    apart: np.ndarray
+    own: bool
+
+    def near(self, weights: np.ndarray, k: int) -> _Neighbours:
+        """The neighbours among reference rows that occur as often as `weights` ``(M,)`` say."""
+        weight = weights[self.row] - (self.own & (self.row == self.asking))
         some = weight > 0
-        asking, row, apart, weight = asking[some], row[some], apart[some], weight[some]
-        order = np.lexsort((row, apart, asking))
-        asking, row, apart, weight = asking[order], row[order], apart[order], weight[order]
+        asking, row, apart, weight = self.asking[some], self.row[some], self.apart[some], weight[some]
         start = np.flatnonzero(np.diff(asking, prepend=-1))
         before = weight.cumsum() - weight
         before -= before[start].repeat(np.diff(start, append=len(asking)))
-        distance = np.maximum.reduceat(np.where(before < self.k, apart, 0.0), start)
+        distance = np.maximum.reduceat(np.where(before < k, apart, 0.0), start)
         near = apart <= distance[asking] * (1 + 1e-9)
-        return asking[near] + first, row[near], apart[near], weight[near], distance
+        return _Neighbours(asking[near], row[near], apart[near], weight[near], distance)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from recourse_gen.votes import favourable
 FOLDS = 3
 FAMILIES = (HistGradientBoostingClassifier, RandomForestClassifier, RandomForestClassifier)
 LEAVES = (5, 2)  # least rows in a leaf of each forest
+OTHERS, GROWTH = 5, 1 / 3  # critics beside the first, and the share of rows that each has seen more
 _SHARE = 256  # least rows that are worth a thread
 _FEWEST = 30  # opinions from which a curve is drawn
 
@@ -36,6 +37,7 @@ class Panel:
 
     models: tuple[Any, ...]
     critic: OutlierFactor
+    others: tuple[OutlierFactor, ...]  # what the critic might be if it had seen more rows
 
     @classmethod
     def fit(
@@ -71,7 +73,9 @@ class Panel:
         # What the models agree on rather than the labels: one favourable label may be noise in the middle of nowhere.
         agreed = _consensus(models, features) > 0.5
         favourable = features[agreed if agreed.sum() >= 2 else target == 1]
-        return cls(models, OutlierFactor.fit(favourable, min(n_neighbors, len(favourable) - 1)))
+        k = min(n_neighbors, len(favourable) - 1)
+        critic, *others = OutlierFactor.crowd(favourable, k, OTHERS, GROWTH, seed=seed)
+        return cls(models, critic, tuple(others))
 
     def consensus(self, features: np.ndarray, threads: int = 1) -> np.ndarray:
         """Float64 ``(B,)``: mean probability of the favourable class; 0 to 1, higher is better. threads: at most so
@@ -79,8 +83,15 @@ class Panel:
         return _consensus(self.models, features, threads) if len(features) else np.zeros(0)
 
     def plausibility(self, features: np.ndarray) -> np.ndarray:
-        """Float64 ``(B,)``: local outlier factor, negated and shifted so that inliers are at least 0."""
-        return 1.5 - self.critic(features)  # where scikit-learn draws the border too
+        """Float64 ``(B,)``, at least −1: local outlier factors, negated and shifted so that inliers are at least 0;
+        the mean over the critic and the others.
+
+        Whether a row is an inlier hangs on how often its nearest neighbours occur, most of all in tables of whole
+        numbers and categories; one critic knows that of its own sample only.
+        """
+        pairs = self.critic.pairs(features)
+        # 1.5 is where scikit-learn draws the border too. Beyond some point, how far off a row is says no more.
+        return np.mean([np.maximum(1.5 - one.factor(pairs), -1.0) for one in (self.critic, *self.others)], axis=0)
 
 
 @dataclass(frozen=True)
@@ -120,7 +131,7 @@ class Agreement:
 
     def expected(self, consensus: np.ndarray, plausibility: np.ndarray) -> np.ndarray:
         """Float64 in [0, 2], in the shape of the inputs: the sum of both probabilities."""
-        return self.favoured(_log_odds(consensus)) + self.inlier(_reach(plausibility))
+        return self.favoured(_log_odds(consensus)) + self.inlier(plausibility)
 
     @classmethod
     def fit(cls, features: np.ndarray, target: np.ndarray, approved: np.ndarray, *, seed: int, **options: Any) -> Self:
@@ -140,7 +151,7 @@ class Agreement:
             rows = features[folds[unseen]][(approved & (target == 1))[folds[unseen]]]
             mine, theirs = panels[one], panels[other]
             shared = (theirs.consensus(rows) > favoured_above, theirs.plausibility(rows) >= 0)
-            asked.append(np.stack([_log_odds(mine.consensus(rows)), _reach(mine.plausibility(rows)), *shared], 1))
+            asked.append(np.stack([_log_odds(mine.consensus(rows)), mine.plausibility(rows), *shared], 1))
         consensus, plausibility, favoured, inlier = np.concatenate(asked).T
         if len(consensus) < _FEWEST:
             return cls()
@@ -149,11 +160,6 @@ class Agreement:
 
 def _log_odds(consensus: np.ndarray) -> np.ndarray:
     return logit(np.clip(consensus, 1e-3, 1 - 1e-3))
-
-
-def _reach(plausibility: np.ndarray) -> np.ndarray:
-    # Beyond that, how far off a row is says no more: outlier factors have no upper end.
-    return np.maximum(plausibility, -1.0)
 
 
 def _consensus(models: tuple[Any, ...], features: np.ndarray, threads: int = 1) -> np.ndarray:
