@@ -25,6 +25,7 @@ FAMILIES = (HistGradientBoostingClassifier, RandomForestClassifier, RandomForest
 LEAVES = (5, 2)  # least rows in a leaf of each forest
 OTHERS, GROWTH = 5, 1 / 3  # critics beside the first, and the share of rows that each has seen more
 _SHARE = 256  # least rows that are worth a thread
+_FARTHEST = -1.0  # of plausibilities: beyond that, how far off a row is says no more
 _FEWEST = 30  # opinions from which a curve is drawn
 
 
@@ -90,8 +91,8 @@ class Panel:
         numbers and categories; one critic knows that of its own sample only.
         """
         pairs = self.critic.pairs(features)
-        # 1.5 is where scikit-learn draws the border too. Beyond some point, how far off a row is says no more.
-        return np.mean([np.maximum(1.5 - one.factor(pairs), -1.0) for one in (self.critic, *self.others)], axis=0)
+        # 1.5 is where scikit-learn draws the border too.
+        return np.mean([np.maximum(1.5 - one.factor(pairs), _FARTHEST) for one in (self.critic, *self.others)], axis=0)
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ class Agreement:
 
     def expected(self, consensus: np.ndarray, plausibility: np.ndarray) -> np.ndarray:
         """Float64 in [0, 2], in the shape of the inputs: the sum of both probabilities."""
-        return self.favoured(_log_odds(consensus)) + self.inlier(plausibility)
+        return self.favoured(_log_odds(consensus)) + self.inlier(np.maximum(plausibility, _FARTHEST))
 
     @classmethod
     def fit(cls, features: np.ndarray, target: np.ndarray, approved: np.ndarray, *, seed: int, **options: Any) -> Self:

@@ -13,7 +13,7 @@ import torch
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
-from recourse_gen.audit import FILE, Auditor
+from recourse_gen.audit import FILE, VERSION, Auditor
 from recourse_gen.estimators import TRUSTED
 from recourse_gen.outliers import OutlierFactor
 from recourse_gen.rows import Rows
@@ -198,20 +198,21 @@ def test_pickles_and_other_files_are_refused(fitted: Auditor, tmp_path: Path) ->
     with pytest.raises(ValueError, match="is not an auditor file"):
         Auditor.load(tmp_path, fitted.schema)
     state = {
-        "version": 4,
+        "version": VERSION,
         "schema": "",
         "options": {},
         "models": [LogisticRegression()],
         "critic": asdict(OutlierFactor.fit(np.eye(4), 2)),
+        "others": [],
         "agreement": {},
     }
     for content, message in (
         ([1, 2], "is not an auditor file"),
-        ({"version": 4}, "is not an auditor file"),
+        ({"version": VERSION}, "is not an auditor file"),
         ({**state, "options": {"colour": "red"}}, "is not an auditor file"),
         ({**state, "agreement": {"colour": {"slope": 1.0, "intercept": 0.0}}}, "is not an auditor file"),
         ({**state, "agreement": {"inlier": {"slope": 1.0}}}, "is not an auditor file"),
-        ({"version": 1, "models": [], "critic": None}, "of version 1; this release reads version 4"),
+        ({"version": 1, "models": [], "critic": None}, "of version 1; this release reads version 5"),
         (state, "holds other models"),
     ):
         skops.io.dump(content, tmp_path / FILE)

@@ -80,3 +80,19 @@ def test_parts_that_do_not_fit_together_are_seen(part: dict[str, object]) -> Non
     whole = OutlierFactor.fit(np.eye(4), 2)
     assert whole.whole()
     assert not replace(whole, **part).whole()  # type: ignore[arg-type]
+
+
+@quick
+@given(st.integers(0, 2**32 - 1), st.integers(1, 4))
+def test_others_of_a_crowd_are_those_of_the_rows_that_they_have_seen(seed: int, k: int) -> None:
+    """Each is what `fit` makes of its rows, as often as they occur, and every one has seen so many more."""
+    rng = np.random.default_rng(seed)
+    reference, asked = rng.integers(0, 4, (30, 2)) * 1.0, rng.integers(0, 5, (9, 2)) * 1.0
+    first, *others = OutlierFactor.crowd(reference, k, 3, 0.5, seed=seed)
+    np.testing.assert_array_equal(first(asked), OutlierFactor.fit(reference, k)(asked))
+    pairs = first.pairs(asked)
+    for other in others:
+        assert other.weight.sum() == 45 and (other.weight >= first.weight).all()
+        alone = OutlierFactor.fit(other.rows.repeat(other.weight, axis=0), k)
+        np.testing.assert_allclose(other.factor(pairs), alone(asked), rtol=1e-6)
+    assert len({other.weight.tobytes() for other in others}) > 1, "draws of their own"
