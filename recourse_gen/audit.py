@@ -165,7 +165,7 @@ class Auditor:
             saved = state["schema"]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{FILE} is not an auditor file: {type(error).__name__}: {error}") from error
-        if kinds != [*FAMILIES] or len(others) != OTHERS or not all(one.whole() for one in (critic, *others)):
+        if kinds != [*FAMILIES] or len(others) not in (0, OTHERS) or not all(one.whole() for one in (critic, *others)):
             raise ValueError(f"{FILE} holds other models than an auditor has")
         if saved != schema.to_json():
             raise ValueError(f"{FILE} was fitted on another schema than the one given")

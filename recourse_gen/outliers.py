@@ -38,12 +38,17 @@ class OutlierFactor:
 
     @classmethod
     def crowd(cls, features: np.ndarray, k: int, others: int, growth: float, *, seed: int) -> tuple[OutlierFactor, ...]:
-        """`fit`, and as many `others` to whose reference rows a share `growth` of them was added, drawn anew for each
-        (a bootstrap of what a larger sample would hold)."""
-        rows, place, weight = np.unique(features, axis=0, return_inverse=True, return_counts=True)
-        draws, more = np.random.default_rng(seed), int(growth * len(features))
-        drawn = (place.reshape(-1)[draws.integers(len(features), size=more)] for _ in range(others))
-        weights = [weight, *(weight + np.bincount(at, minlength=len(rows)) for at in drawn)]
+        """`fit`, and as many `others` who know some rows from a sample that is larger by a share `growth`.
+
+        What it would repeat is drawn for each from the rows as they occur; those that occur once, as rows of numbers
+        do, by the count of Good and Turing (Good 1953), 2 N₂ / N₁ for N₁ rows that occur once and N₂ that occur twice.
+        """
+        rows, weight = np.unique(features, axis=0, return_counts=True)
+        once, twice = (weight == 1).sum(), (weight == 2).sum()
+        again = np.where(weight == 1, min(1.0, 2 * twice / max(once, 1)), weight)
+        draws, more = np.random.default_rng(seed), int(growth * again.sum())
+        law = again / max(again.sum(), 1.0)
+        weights = [weight, *(weight + draws.multinomial(more, law) for _ in range(others if more else 0))]
         unfitted = cls(k, rows, weight, np.zeros(len(rows)), np.zeros(len(rows)))
         pairs = unfitted.pairs(rows, own=True)
         return tuple(unfitted._weighted(weight, pairs) for weight in weights)
