@@ -88,11 +88,26 @@ def test_others_of_a_crowd_are_those_of_the_rows_that_they_have_seen(seed: int, 
     """Each is what `fit` makes of its rows, as often as they occur, and every one has seen so many more."""
     rng = np.random.default_rng(seed)
     reference, asked = rng.integers(0, 4, (30, 2)) * 1.0, rng.integers(0, 5, (9, 2)) * 1.0
+    reference = np.concatenate([reference, reference[:1].repeat(3, 0)])  # so that something is repeated
     first, *others = OutlierFactor.crowd(reference, k, 3, 0.5, seed=seed)
     np.testing.assert_array_equal(first(asked), OutlierFactor.fit(reference, k)(asked))
     pairs = first.pairs(asked)
+    assert len(others) == 3
     for other in others:
-        assert other.weight.sum() == 45 and (other.weight >= first.weight).all()
+        assert (other.weight >= first.weight).all() and other.weight.sum() == others[0].weight.sum() > len(reference)
         alone = OutlierFactor.fit(other.rows.repeat(other.weight, axis=0), k)
         np.testing.assert_allclose(other.factor(pairs), alone(asked), rtol=1e-6)
-    assert len({other.weight.tobytes() for other in others}) > 1, "draws of their own"
+
+
+def test_rows_that_never_repeat_are_not_repeated() -> None:
+    """A larger sample of numbers holds other rows; of whole numbers, the same ones, the more often they occur."""
+    rng = np.random.default_rng(0)
+    assert len(OutlierFactor.crowd(rng.random((500, 3)), 5, 4, 0.5, seed=0)) == 1
+    counted = rng.geometric(0.15, (4000, 1)) * 1.0
+    sample, larger = counted[:2000], counted[:3000]
+    first, *others = OutlierFactor.crowd(sample, 5, 20, 0.5, seed=0)
+    assert len({other.weight.tobytes() for other in others}) == 20, "draws of their own"
+    due = (larger == first.rows[:, 0]).sum(0)
+    often = due > 50
+    found = np.mean([other.weight for other in others], axis=0)
+    np.testing.assert_allclose(found[often], due[often], rtol=0.15)
