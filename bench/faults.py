@@ -49,8 +49,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--group", type=int, default=5000, help="rows in a group of the Parquet file")
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("options", nargs="*", help="of recourse-gen generate, after --")
-    arguments = parser.parse_args(argv)
+    parser.epilog = "what comes after -- are options of recourse-gen generate"
+    words = [*(sys.argv[1:] if argv is None else argv), "--"]
+    own, options = words[: words.index("--")], words[words.index("--") + 1 : -1]
+    arguments = parser.parse_args(own)
     moments = random.Random(arguments.seed)
     table = tables.read_table(arguments.people, least=1)
     people = table.iloc[np.arange(arguments.rows) % len(table)].assign(person=range(arguments.rows))
@@ -58,20 +60,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder = Path(made)
         people.to_parquet(folder / "people.parquet", index=False, row_group_size=arguments.group)
         begun = time.monotonic()
-        assert started((), arguments.run, folder, "due", arguments.options).wait() == 0, (
-            folder / "due.log"
-        ).read_text()
+        assert started((), arguments.run, folder, "due", options).wait() == 0, (folder / "due.log").read_text()
         undisturbed = time.monotonic() - begun
         finished = []
         for _ in range(arguments.kills):
-            running = started(TWO, arguments.run, folder, "found", arguments.options)
+            running = started(TWO, arguments.run, folder, "found", options)
             try:
                 running.wait(moments.uniform(0.2, 1.0) * undisturbed / arguments.kills)
             except subprocess.TimeoutExpired:
                 os.killpg(running.pid, signal.SIGKILL)
                 running.wait()
             finished.append(len(list(folder.glob("found.parquet.parts/*-found.parquet"))))
-        last = started(TWO, arguments.run, folder, "found", arguments.options).wait()
+        last = started(TWO, arguments.run, folder, "found", options).wait()
         assert last == 0, (folder / "found.log").read_text()
         for kind in ("", "-report"):
             due, found = (pd.read_parquet(folder / f"{name}{kind}.parquet") for name in ("due", "found"))
