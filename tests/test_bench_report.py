@@ -26,6 +26,7 @@ RUN = {
         timing("reference", 50.0, backbone="published", batch=1000, candidates=10, steps=14),
         timing("generate", 1.0, backbone="ar", batch=1000, candidates=10),
         timing("decoding", 0.2),
+        timing("drawing pairs", 0.2, top_k=7.0),
     ],
 }
 
@@ -34,7 +35,13 @@ def test_sampling_is_compared_with_the_reference_on_the_same_question() -> None:
     frame = report.results(RUN)
     assert frame["speedup"][0] == pytest.approx(100.0)
     assert frame["speedup"][2] == pytest.approx(1.0)
-    assert frame["speedup"][[1, 3, 4]].isna().all()
+    assert frame["speedup"][[1, 3, 4, 5]].isna().all()
+
+
+def test_generating_is_compared_with_sampling_by_the_same_backbone() -> None:
+    kept = report.results(RUN)["kept"]
+    assert kept[3] == pytest.approx(0.5)
+    assert kept[[0, 1, 2, 4, 5]].isna().all()
 
 
 def test_the_table_has_a_line_per_timing_and_leaves_the_unknown_empty() -> None:
@@ -44,14 +51,22 @@ def test_the_table_has_a_line_per_timing_and_leaves_the_unknown_empty() -> None:
     assert "| 2,000 |" in lines[2]
     assert "| 100 |" in lines[2]
     assert "nan" not in "".join(lines)
+    assert "drawing pairs, K = 7" in lines[-1]
 
 
-def test_the_command_prints_the_machine_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_or_writes_a_page_with_its_picture(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "run.json"
     path.write_text(json.dumps(RUN))
-    report.main([str(path), "--picture", str(tmp_path / "picture.png")])
-    assert "100 GFLOP/s" in capsys.readouterr().out
-    assert (tmp_path / "picture.png").stat().st_size > 1000
+    report.main([str(path), "--short"])
+    printed = capsys.readouterr().out
+    assert "100 GFLOP/s" in printed
+    assert "| `ar` | 100.0 ms | 500.0 ms |" in printed and "decoding" not in printed
+    report.main([str(path), "--page", str(tmp_path / "page.md")])
+    page = (tmp_path / "page.md").read_text()
+    assert "100 GFLOP/s" in page and "decoding" in page and "(page.png)" in page
+    assert (tmp_path / "page.png").stat().st_size > 1000
 
 
 def test_products_are_two_operations_per_multiplication() -> None:
