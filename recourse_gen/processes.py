@@ -1,12 +1,20 @@
-"""The processes of a run: what they are, what they agree on, and which of them tells of a failure."""
+"""The processes of a run: what they are, what they agree on, which of them tells of a failure, and when they leave."""
 
 from __future__ import annotations
 
+import functools
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast, parse_flag_from_env, reduce
+
+_PAUSE = 1.0  # seconds between looks at the launcher
+_GRACE = 30.0  # seconds from SIGTERM to SIGKILL, as torchrun has them
 
 
 def processes() -> PartialState:
@@ -14,6 +22,7 @@ def processes() -> PartialState:
 
     Whoever asks first decides, and without the flag a PartialState takes several processes on CPUs for one each.
     """
+    _leave_with_launcher()
     # Apple's GPUs hold no float64, which raw units need.
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or torch.backends.mps.is_available())
 
@@ -42,3 +51,24 @@ def first_to_fail() -> bool:
         return torch.distributed.distributed_c10d._get_default_store().add("recourse-gen/failures", 1) == 1
     except RuntimeError:  # it ended with the process that kept it
         return True
+
+
+@functools.cache
+def _leave_with_launcher() -> None:
+    """Let the launcher's sudden death mean what its orderly end does: SIGTERM to each process, SIGKILL to who stays.
+
+    torchrun starts its processes in sessions of their own, where nothing else reaches them when SIGKILL ends it. They
+    would go on beside those of the next launch, or wait for one another for good.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return
+    launcher = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == launcher:
+            time.sleep(_PAUSE)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_GRACE)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="launcher", daemon=True).start()

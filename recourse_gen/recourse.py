@@ -185,7 +185,7 @@ class RecourseGenerator(Shareable):
         is as probable, in order of cost (`selection.along_front`): there may be fewer than `n`. confidence: least
         probability (0.5 to 1) of the favourable class. audit: ask the auditor. sparsify: put changes back, wholly or in
         part, where that makes an answer better by `select` (for ``diverse`` and ``pareto``, by ``cheapest``); a changed
-        column then counts as much as a tenth of a column's range.
+        column then counts as much as 12 % of a column's range.
         constraints: replace those given to `fit`: one for all, or one for each person, as a mapping from the index
         labels of `X` or a Series with these labels. cost_weight: λ, higher stays closer; None takes 20, or the nearest
         λ that the backbone was trained on. temperature: 1 is the learned law, below 1 sharpens it, above 1 blends what

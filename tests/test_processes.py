@@ -111,16 +111,17 @@ def launch(script: Path, *arguments: str | Path) -> subprocess.Popen[str]:
     )
 
 
-def test_sigterm_ends_all_and_resuming_finishes(tmp_path: Path) -> None:
-    """Told to the launcher once the first line is in the log; another run finishes what this one began."""
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_all_end_with_the_launcher_and_resuming_finishes(how: signal.Signals, tmp_path: Path) -> None:
+    """Sent to the launcher alone, once the first line is in the log; another run finishes what this one began."""
     folder = tmp_path / "run"
     running = launch(ROOT / "train.py", f"run={folder}", "training.steps=1000000", "training.validate_every=5")
     while not (folder / LOG).exists():
         with contextlib.suppress(subprocess.TimeoutExpired):
             pytest.fail(f"the run ended by itself, with code {running.wait(timeout=0.2)}")
-    running.send_signal(signal.SIGTERM)
+    running.send_signal(how)
     told = time.monotonic()
-    out, err = running.communicate(timeout=60)
+    out, err = running.communicate(timeout=60)  # to the end of what its processes say, whoever is their parent
     assert time.monotonic() - told < 30
     assert running.returncode != 0
     assert err.count("note: SIGTERM ended the training after step ") == 1
