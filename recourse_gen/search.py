@@ -31,7 +31,7 @@ from recourse_gen.transform import TableTransform
 
 Opened = tuple[pd.DataFrame, np.ndarray, People]
 SPARE = 7  # finalists beyond n that are made sparse: the best before need not be the best after
-SPARED = 1  # those of them that go on after their first moves
+SPARED = 3  # those of them that go on after their first moves
 CHANGE_PRICE = 0.12  # what a changed column adds to the burden: as much as 12 % of a column's range
 
 
