@@ -74,6 +74,9 @@ def draw(path: Path, rows: pd.DataFrame) -> None:
         axes.plot(means["training_seconds"], means["score"], marker="o", ms=4, label=f"ar, {name}")
     axes.axhline(rows["nearest"].mean(), linestyle=":", color="0.4", label="nearest partner")
     axes.set(xscale="log", xlabel="seconds of training", ylabel="score (higher is better)", title=about_world(rows))
+    budgets = [60 * minutes for minutes in sorted(rows["minutes"].unique())]
+    axes.set_xticks(budgets, [f"{seconds:g}" for seconds in budgets])
+    axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=110)
