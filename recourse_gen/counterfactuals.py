@@ -48,7 +48,8 @@ class Counterfactuals:
 
     The report's columns:
 
-    status: ``ok``, ``already_favourable``, ``infeasible`` (the constraints leave nothing) or ``not_found``. reason: why there is no answer, or why the auditor does not accept it; else empty.
+    status: ``ok``, ``already_favourable``, ``infeasible`` (the constraints leave nothing) or ``not_found``. reason: why
+        there is no answer, or why the auditor does not accept it; else empty.
     probability_before, probability: of the favourable class, by the classifier, for the factual and for exactly the
         returned row; both the factual's own where nothing is returned.
     cost: the recourse cost, in columns. n_changed: how many columns change. NaN without an answer, like the next three.
