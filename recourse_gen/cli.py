@@ -6,6 +6,7 @@ import argparse
 import importlib
 import inspect
 import itertools
+import os
 import sys
 import time
 import warnings
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; `argv` is ``sys.argv[1:]`` by default.
 
     Returns the exit code: 0 when the command did its work, whether or not everybody has an answer; 1 after an error,
-    told in one sentence; 2 for a wrong command line; 130 after Ctrl-C.
+    told in one sentence; 2 for a wrong command line; 130 after Ctrl-C; 141 where nobody reads what it prints any more.
     """
     try:
         given = _parser().parse_args(argv)
@@ -54,6 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.showwarning = lambda message, *_args, **_kwargs: _say(f"note: {message}", sys.stderr)
         try:
             given.command(given)
+            sys.stdout.flush()
+        except BrokenPipeError:  # whoever reads has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain at its end
+            return 141  # 128 + SIGPIPE
         except KeyboardInterrupt as stopped:
             _say(str(stopped) or "interrupted; nothing was written", sys.stderr)
             return 130

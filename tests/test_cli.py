@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -291,3 +292,12 @@ def test_the_installed_script_runs(run: Path, here: Path) -> None:
     assert "people have an answer" in done.stderr and "Traceback" not in done.stderr
     assert len(pd.read_parquet("found.parquet")) > 0
     assert json.loads((run / "metrics.json").read_text())["files"].keys() >= {"classifier.skops"}
+
+
+def test_a_reader_who_leaves_is_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    code = "import sys; from recourse_gen import cli; sys.exit(cli.main(['backbones']))"
+    ended = subprocess.run([sys.executable, "-c", code], stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (141, "")
