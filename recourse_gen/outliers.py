@@ -11,6 +11,7 @@ from torch import Tensor
 
 _ASKED = 4096  # rows that ask at a time
 _BOX = 256  # most rows of a box
+_CELLS = 1 << 17  # differences of columns that are taken at one time, few enough for a processor's cache
 _EPSILON = 1e-10  # a density stays finite among more than k equal rows
 
 
@@ -90,7 +91,7 @@ class OutlierFactor:
         for start in range(0, len(features), _ASKED):
             some = features[start : start + _ASKED]
             asking, row = self._boxes.within_reach(torch.from_numpy(some).float(), k)
-            apart = np.sqrt(np.square(some[asking] - self.rows[row]).sum(1))
+            apart = _apart(some, asking, self.rows, row)
             order = np.lexsort((row, apart, asking))
             parts.append((asking[order] + start, row[order], apart[order]))
         asking, row, apart = (np.concatenate(part) for part in zip(*parts, strict=True))
@@ -181,8 +182,7 @@ class _Boxes:
             reach[at] = self._apart(asked[at], box).topk(k, largest=False).values[:, -1]
         # No product of float32 is exact: a little more than what is needed is kept, to be asked exactly.
         reach += 1e-5 * (1.0 + self.squares.max() + own)
-        gaps = [(some[:, None] - some[:, None].clamp(self.low, self.high)).square().sum(2) for some in asked.split(128)]
-        open_to = torch.cat(gaps) <= (reach + own)[:, None]
+        open_to = self._outside(asked) <= (reach + own)[:, None]
         pairs = []
         for box, end in enumerate(self.ends):
             at = open_to[:, box].nonzero()[:, 0]
@@ -192,6 +192,15 @@ class _Boxes:
                 pairs.append(torch.stack([at[who], row + end - apart.shape[1]]))
         asking, row = torch.cat(pairs, 1).numpy()
         return asking, self.order[row]
+
+    def _outside(self, asked: Tensor) -> Tensor:
+        """Float32 ``(B, G)``: squared distances of rows ``(B, E)`` to the boxes, 0 inside."""
+        squares = torch.empty(len(asked), len(self.low))
+        size = max(1, _CELLS // self.low.numel())
+        for some, out in zip(asked[:, None].split(size), squares.split(size), strict=True):
+            gap = some.clamp(self.low, self.high).sub_(some)
+            torch.linalg.vecdot(gap, gap, out=out)
+        return squares
 
     def _apart(self, asked: Tensor, box: int) -> Tensor:
         """Squared distances to the rows of a box, less the square of each asking row."""
@@ -214,3 +223,13 @@ class _Neighbours:
         """Mean over each asking row's neighbours."""
         start = np.flatnonzero(np.diff(self.asking, prepend=-1))
         return np.add.reduceat(values * self.weight, start) / np.add.reduceat(self.weight, start)
+
+
+def _apart(one: np.ndarray, at: np.ndarray, other: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """Float64 ``(P,)``: distances of the rows of one table at `at` to those of the other at `there`."""
+    squares, size = np.empty(len(at)), max(1, _CELLS // one.shape[1])
+    for start in range(0, len(at), size):
+        some = slice(start, start + size)
+        gap = one[at[some]] - other[there[some]]
+        np.einsum("ij,ij->i", gap, gap, out=squares[some])
+    return np.sqrt(squares)
