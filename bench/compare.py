@@ -23,6 +23,17 @@ import train
 from bench.cells import add_options, append, command, configure, fit, read, table, world_settings
 from recourse_gen import evaluation, fidelity
 
+# The cheapest candidate that the classifier accepts.
+CHEAPEST = ("generate.select=cheapest", "generate.audit=false", "generate.sparsify=false")
+# Partners drawn without regard to the person, immutable columns apart: what is near is left to the search.
+UNCONDITIONAL = (
+    "backbone=ar",
+    "backbone.cost_prior=false",
+    "pairs.method=pooled",
+    "pairs.pool=16",
+    "pairs.cost_weight=1e-6",
+    "generate.temperature=1",
+)
 VARIANTS = {  # name: settings of train.py
     "ar": ["backbone=ar"],
     "flow": ["backbone=flow"],
@@ -49,6 +60,12 @@ VARIANTS = {  # name: settings of train.py
     "ar, no tokens": ["backbone=ar", "schema.tokenize=none"],
     "flow, no tokens": ["backbone=flow", "schema.tokenize=none"],
     "diffusion, no tokens": ["backbone=diffusion", "schema.tokenize=none"],
+    "nearest, cheapest": ["backbone=nearest", *CHEAPEST],
+    "nearest, not sparse": ["backbone=nearest", "generate.sparsify=false"],
+    "ar, not sparse": ["backbone=ar", "generate.sparsify=false"],
+    "unconditional": [*UNCONDITIONAL],
+    "unconditional, 1024 candidates": [*UNCONDITIONAL, "generate.candidates=1024"],
+    "unconditional, cheapest of 1024": [*UNCONDITIONAL, *CHEAPEST, "generate.candidates=1024"],
 }
 KEY = ("data", "seed", "variant", "settings", "folder")
 COLUMNS = {  # key of a cell: (heading, format)

@@ -57,7 +57,8 @@ def as_classifier(
         any callable from a frame to probabilities, ``(B,)`` or ``(B, L)``;
         an object with ``probability(frame)``.
     target_class: the favourable class: a member of ``classes_``, or the column's position where a model names no
-        classes. None means class 1 (True) of two.
+        classes. None means class 1 (True) of two. One output alone is the probability of class 1, or, where
+        target_class is a name, of the class of that name.
     columns: the training columns in order, or their dtypes by name (``X.dtypes``). With names the model always sees
         these columns in this order; with dtypes also in these dtypes.
     batch_size: rows per call of the model.
@@ -195,6 +196,7 @@ def _column(scores: Any, position: Any) -> np.ndarray:
         raise _OutputError(f"the classifier returned {type(scores).__name__}, not an array of numbers") from error
     if scores.ndim == 2 and scores.shape[1] > 1:
         return scores[:, _position(position, scores.shape[1])]
+    position = None if isinstance(position, str) else position  # a name cannot say which of two classes is meant
     if position is not None and position not in (0, 1):
         raise _OutputError(f"target_class must be 0 or 1 for a classifier with one output, got {position!r}")
     scores = scores.reshape(-1) if scores.ndim == 2 else scores

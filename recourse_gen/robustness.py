@@ -15,7 +15,7 @@ from recourse_gen import metrics
 from recourse_gen.alignment import check_columns, restored
 from recourse_gen.classifier import CLASSIFIERS, Classifier, as_classifier, check_target, fit_classifier
 from recourse_gen.options import check_number, check_whole
-from recourse_gen.schema import Feature, Schema
+from recourse_gen.schema import Feature, Schema, column_dtype
 
 
 def retrained(
@@ -115,7 +115,7 @@ def noise_validity(
     for d, feature in enumerate(schema.features):
         column = answers[feature.name].infer_objects()
         if feature.dtype != "category":
-            column = restored(column, feature.dtype)
+            column = restored(column, column_dtype(feature.dtype))
         repeated = column.iloc[np.tile(np.arange(len(answers)), draws)].reset_index(drop=True)
         if feature.kind != "categorical":
             values = column.to_numpy(dtype=np.float64)

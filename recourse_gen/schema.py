@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa  # type: ignore[import-untyped]
 
 KINDS = ("categorical", "ordinal", "continuous")
 TOKENIZE = ("auto", "none", "all")
 _QUANTILES = 65
+_ARROW_TEXT = "ArrowDtype(string)"  # pandas calls it string[pyarrow], as it calls a StringDtype
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Feature:
     name: column name in the frame.
     kind: ``categorical`` (one token per level), ``ordinal`` (numeric, one token per observed value)
         or ``continuous`` (numeric, everything else).
-    dtype: name of the pandas dtype of the training column.
+    dtype: name of the pandas dtype of the training column, see `dtype_name`.
     levels: the values of a token column; sorted numbers when ordinal.
     bounds: (low, high) of a numeric column in raw units; the range that scales its cost to 0-1.
     quantiles: evenly spaced training quantiles of a continuous column, raw units.
@@ -60,7 +62,7 @@ class Feature:
     @cached_property
     def storage(self) -> np.dtype:
         """The NumPy dtype in which a numeric column keeps its values."""
-        dtype: Any = pd.api.types.pandas_dtype(self.dtype)
+        dtype: Any = column_dtype(self.dtype)
         return getattr(dtype, "numpy_dtype", dtype)
 
     @property
@@ -190,8 +192,17 @@ def _feature(entry: dict[str, Any]) -> Feature:
     return feature
 
 
+def dtype_name(dtype: Any) -> str:
+    """What pandas calls a dtype, except where it calls two kinds of text the same; `column_dtype` is the inverse."""
+    if isinstance(dtype, pd.StringDtype) and dtype.na_value is pd.NA:
+        return f"string[{dtype.storage}]"
+    return _ARROW_TEXT if dtype == pd.ArrowDtype(pa.string()) else str(dtype)
+
+
 def column_dtype(name: Any) -> Any:
     """The pandas dtype of that name. Raises ValueError unless a training column may have it."""
+    if name == _ARROW_TEXT:
+        return pd.ArrowDtype(pa.string())
     try:
         dtype = pd.api.types.pandas_dtype(name) if isinstance(name, str) else None
     except (TypeError, ValueError):
@@ -254,7 +265,7 @@ def _infer_feature(column: pd.Series, kind: str | None, tokenize: str, max_level
         raise ValueError(f"column {name!r} is constant in the training rows; drop it")
     if kind is None:
         kind = "categorical" if not is_number(column) else _numeric_kind(len(distinct), tokenize, max_levels)
-    dtype = str(column.dtype)
+    dtype = dtype_name(column.dtype)
     if kind == "categorical":
         levels = [value.item() if isinstance(value, np.generic) else value for value in distinct]
         if isinstance(column.dtype, pd.CategoricalDtype):

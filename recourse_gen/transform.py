@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from pandas.api.types import pandas_dtype
 
 from recourse_gen.rows import Rows
-from recourse_gen.schema import Feature, Schema, check_frame, check_values, column_dtype, is_number
+from recourse_gen.schema import Feature, Schema, check_frame, check_values, column_dtype, dtype_name, is_number
 
 
 class TableTransform:
@@ -101,18 +100,18 @@ class TableTransform:
             return pd.Series(pd.Categorical(values, dtype=self._categories[feature.name]))
         if feature.kind == "continuous" and feature.storage.kind in "iu":
             values = np.rint(values)
-        return pd.Series(values).astype(pandas_dtype(feature.dtype))
+        return pd.Series(values).astype(column_dtype(feature.dtype))
 
     @property
     def dtypes(self) -> dict[str, Any]:
         """The training frame's dtype of each column."""
-        return {f.name: self._categories.get(f.name, pandas_dtype(f.dtype)) for f in self.schema.features}
+        return {f.name: self._categories.get(f.name, column_dtype(f.dtype)) for f in self.schema.features}
 
     def to_json(self) -> str:
         categories = {
             name: {
                 "categories": dtype.categories.tolist(),
-                "dtype": str(dtype.categories.dtype),
+                "dtype": dtype_name(dtype.categories.dtype),
                 "ordered": bool(dtype.ordered),
             }
             for name, dtype in self._categories.items()

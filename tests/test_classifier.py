@@ -101,6 +101,7 @@ def test_a_pipeline_takes_raw_text() -> None:
         (lambda p: pd.Series(p), None, 0.25),
         (lambda p: torch.tensor(p, requires_grad=True), None, 0.25),
         (lambda p: p.tolist(), 0, 0.75),
+        (lambda p: p, "yes", 0.25),
     ],
 )
 def test_callables_may_return_one_or_more_columns(output: Any, target_class: Any, expected: float) -> None:

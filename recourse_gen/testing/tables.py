@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa  # type: ignore[import-untyped]
 
 from recourse_gen.constraints import Constraints
 from recourse_gen.feasible import Feasible
@@ -21,6 +22,8 @@ Maker = Callable[[np.random.Generator, int], pd.Series]
 TOKENS: dict[str, Maker] = {
     "text": lambda rng, n: pd.Series(rng.choice(["a", "b", "ü", "1"], n)),
     "string": lambda rng, n: pd.Series(rng.choice(["x", "y", "z"], n)).astype("string"),
+    "python": lambda rng, n: pd.Series(rng.choice(["x", "y", "z"], n)).astype("string[python]"),
+    "arrow": lambda rng, n: pd.Series(rng.choice(["x", "y", "z"], n)).astype(pd.ArrowDtype(pa.string())),
     "object": lambda rng, n: pd.Series(rng.choice(np.array(["a", 1, 2.5], dtype=object), n), dtype=object),
     "bool": lambda rng, n: pd.Series(rng.random(n) < 0.5),
     "boolean": lambda rng, n: pd.Series(rng.random(n) < 0.5).astype("boolean"),
@@ -30,6 +33,7 @@ TOKENS: dict[str, Maker] = {
 }
 STEPS: dict[str, Maker] = {
     "int8": lambda rng, n: pd.Series(rng.integers(-3, 4, n).astype(np.int8)),
+    "int64[pyarrow]": lambda rng, n: pd.Series(rng.integers(0, 6, n)).astype("int64[pyarrow]"),
     "Int64": lambda rng, n: pd.Series(rng.integers(0, 6, n)).astype("Int64"),
     "steps": lambda rng, n: pd.Series(rng.choice([0.1, 0.25, 1.7, 3.0], n)),
 }
