@@ -35,11 +35,15 @@ from recourse_gen import Constraints, RecourseGenerator, Schema, checkpoint, dat
 from recourse_gen.classifier import as_classifier, fit_classifier
 from recourse_gen.estimators import ForeignTypesError
 from recourse_gen.judge import GoldJudge
-from recourse_gen.options import check_names, check_number, check_whole, construct
+from recourse_gen.options import check_flag, check_names, check_number, check_whole, construct
 from recourse_gen.processes import first_to_fail
 from recourse_gen.search import SearchOptions
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
+GROUPS = (  # settings that are mappings
+    *("data", "backbone", "classifier", "schema", "constraints", "pairs", "generate"),
+    *("evaluation", "evaluation.tradeoff", "evaluation.fidelity"),
+)
 
 
 class Stopwatch:
@@ -55,18 +59,48 @@ class Stopwatch:
         self.seconds[stage] = time.perf_counter() - started
 
 
+def _check_shape(config: dict[str, Any]) -> None:
+    """Raise ValueError for an option that nothing reads, and a value in the place of a mapping, a list or a flag."""
+    usual = OmegaConf.load(CONFIGS / "train.yaml")
+    top = [str(name) for name in usual if name not in ("defaults", "hydra")]
+    for prefix, group, known in (
+        ("", config, [*top, *(folder.name for folder in CONFIGS.iterdir() if folder.is_dir())]),
+        ("evaluation.", config["evaluation"], [*map(str, usual.evaluation)]),
+    ):
+        for name in group if isinstance(group, dict) else ():
+            if name not in known:
+                raise ValueError(f"unknown option {prefix}{name}; known are: {', '.join(known)}")
+    for name in GROUPS:
+        if not isinstance(value := OmegaConf.select(OmegaConf.create(config), name), DictConfig):
+            raise ValueError(f"{name} must map options to values, got {value!r}")
+    for name in ("overwrite", "resume", "data.relabel", "data.balanced", "classifier.balanced"):
+        check_flag(name, OmegaConf.select(OmegaConf.create(config), name))
+    if not isinstance(config["run"], str):
+        raise ValueError(f"run must be the path of a folder, got {config['run']!r}")
+    immutable = config["constraints"].get("immutable", [])
+    if not isinstance(immutable, list):
+        raise ValueError(f"constraints.immutable must list columns, got {immutable!r}")
+    if "n" in config["generate"]:
+        raise ValueError("generate.n is no setting: one answer for each person is evaluated")
+
+
 def check(config: dict[str, Any]) -> None:
     """Raise ValueError for what would otherwise fail only after the training."""
+    _check_shape(config)
+    check_whole("seed", config["seed"], 0)
+    if config["seed"] >= 2**32:  # scikit-learn takes no more
+        raise ValueError(f"seed must be less than {2**32}, got {config['seed']}")
     folder, evaluated = Path(config["run"]), config["evaluation"]
     if checkpoint.is_finished(folder) and not config["overwrite"]:
         raise ValueError(f"{folder} already holds a finished run; pass overwrite=true or another run=PATH")
-    if not isinstance(config["resume"], bool):
-        raise ValueError(f"resume must be true or false, got {config['resume']!r}")
     if config["threads"] is not None:
         check_whole("threads", config["threads"])
     check_whole("evaluation.factuals", evaluated["factuals"])
     tradeoff = evaluated["tradeoff"]
     check_names(evaluation.sweep, "evaluation.tradeoff", tradeoff, skip=3)
+    for name in ("candidates", "cost_weights"):
+        if not isinstance(tradeoff[name], list):
+            raise ValueError(f"evaluation.tradeoff.{name} must be a list, got {tradeoff[name]!r}")
     check_whole("evaluation.tradeoff.limit", tradeoff["limit"])
     check_number("evaluation.tradeoff.max_seconds", tradeoff["max_seconds"], 0, math.inf)
     check_names(fidelity.check, "evaluation.fidelity", evaluated["fidelity"])
@@ -188,7 +222,7 @@ def main(composed: DictConfig) -> None:
         warnings.simplefilter("ignore")  # the main process says the same
     watch = Stopwatch()
     config: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
-    folder = Path(config["run"])
+    folder = Path(str(config["run"]))
     made_here = not folder.exists()
     try:
         check(config)

@@ -152,7 +152,8 @@ def generate(given: argparse.Namespace) -> None:
     if given.time_budget is None and parts.wanted(given.input, state.num_processes, given.output, given.report):
         asked = {name: getattr(given, name) for name in (*_OPTIONS, "audit", "sparsify", "id", "ignore", "classifier")}
         asked.pop("batch_size")  # changes nothing
-        asked |= {"run": parts.digest(given.run / checkpoint.METRICS), "constraints": parts.digest(given.constraints)}
+        behind = {"run": given.run / checkpoint.METRICS, "constraints": given.constraints, "model": given.classifier}
+        asked |= {name: parts.digest(path and Path(path)) for name, path in behind.items()}
         whole = parts.Parts(given.input, given.output, asked, state.process_index, state.num_processes)
         whole.open(given.id)
         state.wait_for_everyone()
@@ -240,26 +241,28 @@ def _classifier(given: str | None) -> Any:
 
 def _people(given: argparse.Namespace, schema: Schema) -> pd.DataFrame:
     """The people of ``--input``, under their names."""
-    frame = _table(given.input, schema)
+    frame = _table(given.input, schema, given.id)
     return partition.named(frame, given.id, given.ignore, given.input)
 
 
 def _answers(path: Path, people: pd.DataFrame, schema: Schema) -> pd.DataFrame:
     """Under (factual, rank) where the file has such columns; else row by row, as many as there are people."""
-    frame = _table(path, schema)
+    frame = _table(path, schema, KEYS[0])
     text = frame.select_dtypes(["object", "string"])
     frame[text.columns] = text.mask(text == "")  # a cell without text is one without an answer
     keys = [name for name in KEYS if name in frame.columns]
     if "factual" in keys:
+        if tables.kind_of(path) != ".parquet" and not pd.api.types.is_numeric_dtype(people.index.dtype):
+            frame["factual"] = frame["factual"].astype(str)  # some of the names may be numbers to a CSV file
         return frame.set_index(keys)
     if len(frame) != len(people):
         raise ValueError(f"{path} has no column 'factual', and {len(frame)} rows for {len(people)} people")
     return frame.set_axis(people.index)
 
 
-def _table(path: Path, schema: Schema) -> pd.DataFrame:
+def _table(path: Path, schema: Schema, names: str | None = None) -> pd.DataFrame:
     words = [f.name for f in schema.features if f.kind == "categorical" and all(isinstance(v, str) for v in f.levels)]
-    return tables.read_table(path, least=1, text=words)
+    return tables.read_table(path, least=1, text=words, names=names)
 
 
 def _constraints(path: Path) -> Constraints:

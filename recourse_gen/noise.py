@@ -43,6 +43,8 @@ class Noise:
         words = torch.cat([bits & _MASK, rows.cat], 1)
         # Every column's word is hashed with a salt of its own, so that the sum of all tells their places apart.
         start = _mix(torch.tensor([seed & _MASK, ~seed & _MASK], device=words.device))
+        if high := seed >> 32 & _MASK:
+            start = _mix(start ^ high)
         place = torch.arange(1, words.shape[1] + 1, device=words.device)[:, None]
         salts = _mix(start + place * 0x9E3779B9)
         return cls(_mix(start + _mix(words[..., None] ^ salts).sum(1)), first_sample=first_sample)

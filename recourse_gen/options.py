@@ -5,16 +5,25 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from types import NoneType
 from typing import Any, TypeVar
 
 import numpy as np
 
 T = TypeVar("T")
+_PLAIN: dict[str, tuple[str, Any]] = {  # by annotation: in words, and the types that are one
+    "bool": ("true or false", (bool, np.bool_)),
+    "int": ("a whole number", (int, np.integer)),
+    "float": ("a number", (int, float, np.integer, np.floating)),
+    "str": ("text", str),
+}
 
 
 def construct(target: Callable[..., T], group: str, given: Mapping[str, Any] | None, *arguments: Any) -> T:
-    """``target(*arguments, **given)``. Raises ValueError, listing what exists, for options that it does not know."""
+    """``target(*arguments, **given)``. Raises ValueError, listing what exists, for options that it does not know, and
+    for values of another type than ``bool``, ``int``, ``float`` or ``str`` where a parameter is annotated so."""
     check_names(target, group, given, skip=len(arguments))
+    _check_types(target, group, given or {})
     try:
         return target(*arguments, **(given or {}))
     except TypeError as error:
@@ -33,6 +42,8 @@ def effective(target: Callable[..., Any], given: Mapping[str, Any], *, skip: int
 
 def check_names(target: Callable[..., Any], group: str, given: Mapping[str, Any] | None, *, skip: int = 0) -> None:
     """Raise ValueError, listing what exists, unless `target` takes each option by name, its first `skip` left out."""
+    if not isinstance(given, (Mapping, NoneType)):
+        raise ValueError(f"{group} must map options to values, got {given!r}")
     parameters = list(inspect.signature(target).parameters.values())
     if any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters):
         return
@@ -40,6 +51,25 @@ def check_names(target: Callable[..., Any], group: str, given: Mapping[str, Any]
     for name in given or {}:
         if name not in known:
             raise ValueError(f"unknown option {group}.{name}; known are: {', '.join(known)}")
+
+
+def _check_types(target: Callable[..., Any], group: str, given: Mapping[str, Any]) -> None:
+    for name, parameter in inspect.signature(target).parameters.items():
+        annotated = parameter.annotation
+        kind = annotated if isinstance(annotated, str) else getattr(annotated, "__name__", "")
+        if name not in given or kind not in _PLAIN:
+            continue
+        told, types = _PLAIN[kind]
+        value = given[name]
+        # True is a whole number to Python.
+        if not isinstance(value, types) or (isinstance(value, bool) and kind != "bool"):
+            raise ValueError(f"{group}.{name} must be {told}, got {value!r}")
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raise ValueError unless `value` is true or false: any text would count as true."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name} must be true or false, got {value!r}")
 
 
 def check_whole(name: str, value: Any, least: float = 1) -> None:

@@ -39,7 +39,14 @@ def wanted(source: Path, processes: int, *outputs: Path | None) -> bool:
         raise ValueError(
             "several processes share a Parquet file; --input, --output and --report have to end in .parquet"
         )
-    return tabular and source.is_file() and (processes > 1 or pq.ParquetFile(source).metadata.num_row_groups > 1)
+    return tabular and source.is_file() and (processes > 1 or _parquet(source).metadata.num_row_groups > 1)
+
+
+def _parquet(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as .parquet: {str(error).strip().splitlines()[0]}") from error
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,7 @@ class Parts:
 
     @cached_property
     def file(self) -> pq.ParquetFile:
-        return pq.ParquetFile(self.source)
+        return _parquet(self.source)
 
     @cached_property
     def starts(self) -> list[int]:
@@ -107,14 +114,14 @@ class Parts:
         try:
             for group in self._mine:
                 if not self._path(group, "found").exists():
-                    found = answer(named(self.read(group), id, ignore, self.source))
+                    found = answer(named(self.read(group, id), id, ignore, self.source))
                     self.write(group, flat(found.to_frame()), flat(found.report))
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"interrupted; the same command goes on from {self.folder}") from None
 
-    def read(self, group: int) -> pd.DataFrame:
-        """The rows of a group, numbered as in the file."""
-        frame = self.file.read_row_group(group).to_pandas()
+    def read(self, group: int, id: str | None) -> pd.DataFrame:
+        """The rows of a group, numbered as in the file; the index is a column where `id` names it."""
+        frame = tables.without_index(self.file.read_row_group(group).to_pandas(), id)
         return frame.set_axis(pd.RangeIndex(self.starts[group], self.starts[group + 1]))
 
     def column(self, name: str) -> pd.Series:
@@ -122,7 +129,7 @@ class Parts:
         if name not in self.file.schema_arrow.names:
             known = tables.quoted(self.file.schema_arrow.names)
             raise ValueError(f"{self.source} has no column {name!r}; its columns are {known}")
-        return self.file.read([name]).to_pandas()[name]
+        return self.file.read([name]).to_pandas(ignore_metadata=True)[name]
 
     def write(self, group: int, found: pd.DataFrame, report: pd.DataFrame) -> None:
         """Keep the answers of a group; the answers last, for they say that it is finished."""
@@ -135,9 +142,13 @@ class Parts:
                 # Whoever waited for this last part has seen it, joined them all and removed the folder.
 
     def wait(self) -> None:
-        """Until every group is finished, by whomever. A process that dies ends the launch, and so the wait."""
+        """Until every group is finished, by whomever. A process that dies ends the launch, and so the wait.
+
+        Raises ValueError if the same call was given twice, and the other has removed the folder."""
         missing = set(range(len(self.starts) - 1))
         while missing := {group for group in missing if not self._path(group, "found").exists()}:
+            if not (self.folder / PLAN).exists():
+                raise ValueError(f"the same call, given twice, has joined these parts into {self.output} already")
             time.sleep(_PAUSE)
 
     def join(self, report: Path | None) -> list[pd.Series]:

@@ -21,7 +21,7 @@ from recourse_gen.cost import RecourseCost
 from recourse_gen.counterfactuals import REPORT, Counterfactuals
 from recourse_gen.deadline import Deadline
 from recourse_gen.noise import Noise
-from recourse_gen.options import check_number, check_whole
+from recourse_gen.options import check_flag, check_number, check_whole
 from recourse_gen.personal import Rules
 from recourse_gen.rows import Rows
 from recourse_gen.scoring import People, Scorer, as_frame
@@ -59,6 +59,8 @@ class SearchOptions:
             check_whole("max_candidates", self.max_candidates)
         if self.budget < self.candidates:
             raise ValueError(f"max_candidates={self.max_candidates} is below candidates={self.candidates}")
+        for name in ("audit", "sparsify"):
+            check_flag(name, getattr(self, name))
         check_whole("seed", self.seed, -math.inf)
         check_number("confidence", self.confidence, 0.5, 1)
         for name in ("cost_weight", "temperature"):

@@ -125,7 +125,7 @@ def test_rules_that_leave_nobody_a_partner(table: Table, classifier: Pipeline, s
 OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"backbone": "transformer"}, "unknown backbone 'transformer'; registered are: .*ar"),
     ({"backbone_options": {"wdth": 3}}, "unknown option backbone.wdth; known are: .*width"),
-    ({"backbone_options": {"width": "wide"}}, "backbone options .*'wide'"),
+    ({"backbone_options": {"width": "wide"}}, "backbone.width must be a whole number, got 'wide'"),
     ({"pairs": {"topk": 3}}, "unknown option pairs.topk; known are: top_k, gamma"),
     ({"training": {"epochs": 3}}, "unknown option training.epochs; known are: steps"),
     ({"training": {"steps": "many"}}, "training.steps"),

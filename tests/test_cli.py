@@ -81,6 +81,22 @@ def test_parquet_keeps_types_and_people_keep_their_names(run: Path, here: Path, 
     assert pd.read_csv("found.csv")["factual"].tolist() == found["factual"].tolist()
 
 
+@pytest.mark.parametrize("names", [["007", "08", "1e3", "12345678901234567890", "NA"], ["3", "0", "-5", "12", "99"]])
+def test_names_come_back_letter_for_letter(
+    run: Path, here: Path, names: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    people = pd.read_csv("people.csv").head(5).assign(name=names)
+    people.to_csv("few.csv", index=False)
+    call = ("generate", run, "--input", "few.csv", "--id", "name", "--output", "found.csv", "--report", "r.csv", *FEW)
+    assert command(*call) == 0
+    assert [line.partition(",")[0] for line in Path("r.csv").read_text().splitlines()[1:]] == names
+    measure = ("evaluate", run, "--input", "few.csv", "--id", "name", "--answers", "found.csv")
+    assert command(*measure) == 0
+    people.assign(name=[*names[:4], ""]).to_csv("few.csv", index=False)
+    assert command(*call) == 1
+    assert "column 'name' of few.csv must name everybody" in capsys.readouterr().err
+
+
 def test_how_to_choose_and_how_long_are_options(run: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ("generate", run, "--input", "people.csv", "--report", "r.csv", "--n", 3, *FEW)
     assert command(*asked, "--output", "found.csv", "--select", "pareto", "--time-budget", 1000) == 0

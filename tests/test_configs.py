@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,7 +12,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
+import train
 from recourse_gen import RecourseGenerator, fidelity, registry
+from recourse_gen.options import construct
 from recourse_gen.pairs import PairOptions
 from recourse_gen.training import TrainingOptions
 
@@ -153,3 +156,49 @@ def test_defaults_are_read_from_signatures_and_dataclasses() -> None:
 
     assert keyword_defaults(build, skip=2) == {"width": 64, "depth": inspect.Parameter.empty}
     assert field_defaults(Options) == {"steps": 5, "betas": [0.9]}
+
+
+UNREAD: dict[str, str] = {
+    "overwrite=no": "overwrite must be true or false, got 'no'",
+    "data.relabel=off": "data.relabel must be true or false, got 'off'",
+    "classifier.balanced=7": "classifier.balanced must be true or false, got 7",
+    "generate.audit=no": "generate.audit must be true or false, got 'no'",
+    "generate.sparsify=off": "generate.sparsify must be true or false, got 'off'",
+    "+generate.n=3": "generate.n is no setting",
+    "+training_minutes=3": "unknown option training_minutes; known are: seed, run, overwrite",
+    "+evaluation.people=3": "unknown option evaluation.people; known are: factuals, tradeoff, fidelity",
+    "run=5": "run must be the path of a folder, got 5",
+    "run=null": "run must be the path of a folder, got None",
+    "seed=-1": "seed must be a whole number of at least 0, got -1",
+    "seed=4294967296": "seed must be less than 4294967296",
+    "constraints.immutable=age": "constraints.immutable must list columns, got 'age'",
+    "evaluation.tradeoff.candidates=4": "evaluation.tradeoff.candidates must be a list, got 4",
+    **{
+        f"{group}={value}": f"{group} must map options to values"
+        for group in ("generate", "evaluation", "evaluation.fidelity", "constraints", "schema", "pairs")
+        for value in ("null", "3")
+    },
+}
+
+
+@pytest.mark.parametrize("override", UNREAD)
+def test_what_nothing_would_read_is_refused_before_the_start(override: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(UNREAD[override])):
+        train.check(values(composed(override)))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "option", "value", "told"),
+    [
+        ("ar", "cost_prior", 7, "true or false, got 7"),
+        ("flow", "steps", 2.5, "a whole number, got 2.5"),
+        ("flow", "steps", True, "a whole number, got True"),
+        ("diffusion", "rho", "seven", "a number, got 'seven'"),
+        ("flow", "source", 1, "text, got 1"),
+    ],
+)
+def test_options_are_of_the_type_that_they_are_annotated_with(
+    backbone: str, option: str, value: Any, told: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^backbone.{option} must be {told}$"):
+        construct(registry.load(backbone), "backbone", {option: value}, None)

@@ -28,8 +28,7 @@ EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "my_backbone" / "my
 def example() -> ModuleType:
     """The example's module, without installing it."""
     spec = importlib.util.spec_from_file_location("my_backbone_example", EXAMPLE)
-    assert spec is not None
-    assert spec.loader is not None
+    assert getattr(spec, "loader", None) is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -126,6 +125,16 @@ class Restless(Broken):
     def sample(self, factual: Rows, **how: Any) -> Rows:
         Restless.calls += 1
         return super().sample(factual, **{**how, "noise": Noise.of(factual, Restless.calls)})
+
+
+class OneCostWeight(Broken):
+    def sample(self, factual: Rows, **how: Any) -> Rows:
+        return super().sample(factual, **{**how, "cost_weight": torch.full_like(how["cost_weight"], 3.0)})
+
+
+class Inverted(Broken):
+    def sample(self, factual: Rows, **how: Any) -> Rows:
+        return super().sample(factual, **{**how, "temperature": 1 / how.get("temperature", 1.0)})
 
 
 class TorchRandom(Broken):
@@ -256,6 +265,8 @@ BROKEN: list[tuple[type, str, str]] = [
     (CarriesGradient, "ranges", "must not carry a gradient"),
     (SeedBlind, "seeds", "another seed must give other samples"),
     (Restless, "seeds", "the same seed must give the same samples"),
+    (OneCostWeight, "dials", "another λ must give other samples"),
+    (Inverted, "dials", "spread more at temperature 0.05"),
     (TorchRandom, "global_state", "moved the global generator of torch"),
     (ForkedTorchRandom, "global_state", "depend on the state of a global generator"),
     (NumpyRandom, "global_state", "moved the global generator of NumPy"),

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from recourse_gen import data
+from recourse_gen.data import tables
 
 
 def refused(**given: Any) -> str:
@@ -155,3 +156,13 @@ def test_malformed_tables(tmp_path: Path, text: str, said: str) -> None:
 def test_unreadable_bytes(tmp_path: Path, file: str) -> None:
     (tmp_path / file).write_bytes(b"\xff\xfe\x00\x01" * 50)
     assert "cannot be read" in refused(name="csv", path=tmp_path / file, target="y")
+
+
+def test_text_and_names_are_read_letter_for_letter(tmp_path: Path) -> None:
+    path = tmp_path / "people.csv"
+    path.write_text("name,job,age\n007,NA,1\n8,null,2\n,1e3,3\n")
+    frame = tables.read_table(path, text=["job", "absent"], names="name")
+    assert frame["job"].tolist() == ["NA", "null", "1e3"]
+    assert frame["name"].tolist()[:2] == ["007", "8"] and frame["name"].isna().tolist() == [False, False, True]
+    path.write_text("name,age\n7,1\n-8,2\n0,3\n")
+    assert tables.read_table(path, names="name")["name"].tolist() == [7, -8, 0]

@@ -142,3 +142,9 @@ def test_the_extreme_words_stay_inside_the_open_interval():
         assert 0 < value < 1
         assert abs(value - side) < 1e-6, "the keys no longer reach the extreme; solve for them again"
         assert Noise(torch.tensor([[first, 0]])).normal(1, 1).isfinite().all()
+
+
+def test_every_bit_of_the_seed_counts():
+    rows = rows_of(1)
+    seeds = [0, 1, -1, 2**32, 2**32 - 1, 2**40, -(2**40), 2**63 - 1]
+    assert len({Noise.of(rows, seed).uniform(1, 1).item() for seed in seeds}) == len(seeds)

@@ -1,6 +1,7 @@
 """Answers for big files: by row groups, by several processes, after any interruption, the same as in one go."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recourse_gen import RecourseGenerator, cli, parts
+from recourse_gen import RecourseGenerator, checkpoint, cli, estimators, parts
 from recourse_gen.classifier import fit_classifier
 from recourse_gen.partition import recourse_of
 from recourse_gen.schema import Schema
@@ -123,6 +124,51 @@ def test_parts_of_another_call_are_not_mixed_in(
         assert "holds parts of another call (other people, run or options)" in capsys.readouterr().err
     os.utime("big.parquet", ns=(1, 1))
     assert command(*asked(run, "big.parquet", "found")) == 1
+
+
+def test_parts_of_another_classifier_are_not_mixed_in(
+    run: Path, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(run / checkpoint.CLASSIFIER, "model.skops")
+    monkeypatch.setattr(parts.Parts, "join", lambda *_: [])
+    call = [*asked(run, "big.parquet", "found"), "--classifier", "model.skops"]
+    assert command(*call) == 0 and command(*call) == 0
+    model = estimators.load_classifier(Path("model.skops"))
+    model[-1].coef_ *= 2
+    estimators.save(model, Path("model.skops"))
+    capsys.readouterr()
+    assert command(*call) == 1
+    assert "holds parts of another call" in capsys.readouterr().err
+
+
+def test_a_call_that_another_has_overtaken_ends(run: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write = parts.Parts.write
+
+    def overtaken(self: parts.Parts, group: int, *frames: pd.DataFrame) -> None:
+        if group == 3:
+            with pytest.MonkeyPatch.context() as undone:
+                undone.setattr(parts.Parts, "write", write)
+                assert command(*asked(run, "big.parquet", "found")) == 0
+        write(self, group, *frames)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(parts.Parts, "write", overtaken)
+        assert command(*asked(run, "big.parquet", "found")) == 1
+    assert "the same call, given twice, has joined these parts into found.parquet" in capsys.readouterr().err
+    assert command(*asked(run, "one.parquet", "due")) == 0
+    same("found")
+
+
+def test_the_index_of_a_parquet_file_may_name_people(run: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(*asked(run, "one.parquet", "due")) == 0
+    indexed = pd.read_parquet("one.parquet").set_index("person")
+    for rows in (13, 90):  # in parts and as a whole
+        indexed.to_parquet("indexed.parquet", row_group_size=rows)
+        assert command(*asked(run, "indexed.parquet", "found")) == 0
+        same("found")
+    Path("broken.parquet").write_bytes(b"PAR1")
+    assert command(*asked(run, "broken.parquet", "none")) == 1
+    assert "broken.parquet cannot be read as .parquet" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("names", [["p1"] * 90, [None, *range(89)]])

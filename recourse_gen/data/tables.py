@@ -61,24 +61,31 @@ def kind_of(path: Path) -> str:
     return suffix
 
 
-def read_table(path: Path, *, least: int = 2, text: Collection[str] = ()) -> pd.DataFrame:
+def read_table(path: Path, *, least: int = 2, text: Collection[str] = (), names: str | None = None) -> pd.DataFrame:
     """A .csv, .csv.gz or .parquet file with at least `least` rows and distinct, non-empty column names.
 
-    text: columns that CSV files hold as text, whatever it looks like: 007 stays 007, and NA is a word.
+    text: columns that CSV files hold as text, whatever it looks like: 007 stays 007, and NA is a word. names: the
+    column that names the rows: whole numbers, if every cell of a CSV file reads like one, else text; an empty cell is
+    missing. In a Parquet file it may be the index; any other index is left out.
     """
     suffix = kind_of(path)
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
     try:
         if suffix == ".parquet":
-            frame = pd.read_parquet(path).reset_index(drop=True)
+            frame = without_index(pd.read_parquet(path), names)
             header = [str(column) for column in frame.columns]
         else:
             # Read as data, the header keeps a second "a" (else renamed to "a.1" without a word), and a first row with
             # more fields is an error (else its leading fields would become an index)
             header = pd.read_csv(path, header=None, nrows=2, dtype=str, keep_default_na=False).iloc[0].tolist()
-            words: dict[Any, Any] = dict.fromkeys(text, str)
-            frame = pd.read_csv(path, low_memory=False, converters=words)
+            frame = pd.read_csv(path, low_memory=False)
+            asked = [column for column in {*text, *([names] if names else ())} if column in frame]
+            if asked:
+                words = pd.read_csv(path, usecols=asked, dtype=str, keep_default_na=False)
+                frame[asked] = words[asked]
+            if names in asked:
+                frame[names] = _names(words[names])
     except pd.errors.EmptyDataError:
         raise ValueError(f"{path} is empty") from None
     except (ValueError, OSError, EOFError) as error:
@@ -93,6 +100,16 @@ def read_table(path: Path, *, least: int = 2, text: Collection[str] = ()) -> pd.
     if len(frame) < least:
         raise ValueError(f"{path} holds too few rows ({len(frame)}); the least is {least}")
     return frame
+
+
+def without_index(frame: pd.DataFrame, names: str | None) -> pd.DataFrame:
+    """`frame` with rows numbered from 0; an index called `names` becomes a column."""
+    return frame.reset_index(drop=names is None or frame.index.name != names)
+
+
+def _names(cells: pd.Series) -> pd.Series:
+    whole = cells.str.fullmatch(r"0|-?[1-9]\d{0,17}").all()
+    return cells.astype("int64") if whole else cells.mask(cells == "")
 
 
 def check_complete(frame: pd.DataFrame, path: Path) -> None:

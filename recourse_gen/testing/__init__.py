@@ -32,6 +32,7 @@ CHECKS: dict[str, Callable[[Subject], None]] = {
     "learning": learning.the_loss_falls_on_eight_rows,
     "ranges": sampling.samples_are_rows_of_the_schema,
     "seeds": sampling.the_seed_decides,
+    "dials": sampling.the_dials_turn,
     "global_state": sampling.global_generators_are_left_alone,
     "module_state": sampling.sampling_leaves_the_module_as_it_was,
     "company": sampling.rows_do_not_depend_on_their_company,

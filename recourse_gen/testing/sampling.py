@@ -30,15 +30,20 @@ def _people(table: Table) -> tuple[Rows, Feasible]:
 def samples_are_rows_of_the_schema(subject: Subject) -> None:
     """Shapes ``(B, S, ·)``, dtypes and device of `Rows`, tokens below their number of levels, numbers in 0 to 1.
 
-    For one row and one sample as for many, sharpened or not, with constraints that forbid nothing or with none.
+    For one row and one sample as for many, sharpened or not, for any λ, with constraints that forbid nothing or with
+    none.
     """
+    asked = ((1, 1, 1.0, 3.0, False), (1, 5, 0.05, 0.5, True), (12, 4, 1.0, 1000.0, False), (12, 4, 1.5, 20.0, True))
     for sort, table in subject.tables.items():
         model, (everybody, free) = subject.build(table), _people(table)
         levels = torch.tensor([len(feature.levels) for feature in table.schema.tokens], dtype=torch.int64)
-        for size, count, temperature, bound in ((1, 1, 1.0, False), (1, 5, 0.05, True), (12, 4, 1.0, False)):
-            rows, where = everybody.take(torch.arange(size)), f"for B = {size}, S = {count} on the {sort} table"
+        for size, count, temperature, cost_weight, bound in asked:
+            rows, told = everybody.take(torch.arange(size)), f"B = {size}, S = {count}, λ = {cost_weight:g}"
+            where = f"for {told} and temperature {temperature:g} on the {sort} table"
             feasible = free.take(np.arange(size)) if bound else None
-            drawn = subject.sample(model, rows, count, feasible=feasible, temperature=temperature)
+            drawn = subject.sample(
+                model, rows, count, feasible=feasible, temperature=temperature, cost_weight=cost_weight
+            )
             require(isinstance(drawn, Rows), f"sample must return Rows, got {type(drawn).__name__}")
             for part, own, dtype in ((drawn.num, rows.num, torch.float32), (drawn.cat, rows.cat, torch.int64)):
                 shape, due = tuple(part.shape), (size, count, own.shape[1])
@@ -64,6 +69,26 @@ def the_seed_decides(subject: Subject) -> None:
         require(same(one, again), f"the same seed must give the same samples on the {sort} table")
         if subject.learns:
             require(not same(one, other), f"another seed must give other samples on the {sort} table")
+
+
+def the_dials_turn(subject: Subject) -> None:
+    """Another λ gives other samples, and a low temperature does not spread them more, unless there is nothing to train.
+
+    Samples of one row are as spread as they differ from each other: tokens by how often, numbers by how far.
+    """
+    for sort, table in subject.tables.items() if subject.learns else ():
+        model, (rows, _) = subject.build(table), _people(table)
+        _nudge(subject, model, table)
+        low, high = (subject.sample(model.eval(), rows, 64, cost_weight=cost_weight) for cost_weight in (2.0, 20.0))
+        require(not same(low, high), f"another λ must give other samples on the {sort} table")
+        cold, warm = (_spread(subject.sample(model, rows, 64, temperature=value)) for value in (0.05, 1.0))
+        require(cold <= warm + 0.02, f"samples spread more at temperature 0.05 than at 1 on the {sort} table")
+
+
+def _spread(drawn: Rows) -> float:
+    """Mean difference of one sample and the next, over columns."""
+    tokens = (drawn.cat[:, 1:] != drawn.cat[:, :-1]).float()
+    return torch.cat([tokens, (drawn.num[:, 1:] - drawn.num[:, :-1]).abs()], 2).mean().item()
 
 
 def global_generators_are_left_alone(subject: Subject) -> None:
