@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -157,18 +158,22 @@ def _scorer(model: Any, target_class: Any) -> Callable[[pd.DataFrame], np.ndarra
     if isinstance(model, type):
         raise ValueError(f"the classifier must be a fitted model, got the class {model.__name__} itself")
     if isinstance(model, torch.nn.Module):
-        return lambda frame: _module_scores(model, frame, target_class)
+        return partial(_module_scores, model, target_class)
     if hasattr(model, "predict_proba"):
         classes = getattr(model, "classes_", None)
         position = target_class if classes is None else _class_position(classes, target_class)
-        return lambda frame: _column(model.predict_proba(frame), position)
+        return partial(_called, model.predict_proba, position)
     score = getattr(model, "probability", model)
     if not callable(score):
         raise ValueError(
             f"cannot use {type(model).__name__} as a classifier: pass an object with predict_proba, a torch module, "
             "or a callable from a DataFrame to probabilities"
         )
-    return lambda frame: _column(score(frame), target_class)
+    return partial(_called, score, target_class)
+
+
+def _called(score: Callable[[pd.DataFrame], Any], position: Any, frame: pd.DataFrame) -> np.ndarray:
+    return _column(score(frame), position)
 
 
 def _class_position(classes: Any, target_class: Any) -> int:
@@ -211,7 +216,7 @@ def _position(target_class: Any, width: int) -> int:
     raise _OutputError(f"target_class must be the favourable class's position, 0 to {width - 1}, got {target_class!r}")
 
 
-def _module_scores(module: torch.nn.Module, frame: pd.DataFrame, target_class: Any) -> np.ndarray:
+def _module_scores(module: torch.nn.Module, target_class: Any, frame: pd.DataFrame) -> np.ndarray:
     for name in frame.columns:
         if not pd.api.types.is_numeric_dtype(frame[name].dtype):
             raise _OutputError(

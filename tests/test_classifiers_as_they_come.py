@@ -1,5 +1,6 @@
 """Fit and generate with models of other libraries, on raw frames and with whatever labels they were given."""
 
+import pickle
 from typing import Any
 
 import numpy as np
@@ -166,3 +167,22 @@ def test_one_row_that_a_model_fails_on_is_shown() -> None:
 
     with pytest.raises(RuntimeError, match=r"on rows 0 to 199: ZeroDivisionError: division by zero$"):
         as_classifier(small).probability(frame)
+
+
+def few_late(frame: pd.DataFrame) -> np.ndarray:
+    return np.where(frame["late"] < 2, 0.9, 0.1)
+
+
+class FewLate(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 3 - 2 * x[:, 0]
+
+
+@pytest.mark.parametrize("model", [few_late, FewLate(), LogisticRegression()])
+def test_a_generator_can_go_to_another_process(model: Any) -> None:
+    people, late = X[["late", "age"]], X["late"] < 2
+    generator = fit((people, late), model.fit(people, late) if hasattr(model, "fit") else model)
+    copy = pickle.loads(pickle.dumps(generator))
+    assert copy.generate(people.head(9), candidates=8).report.equals(
+        generator.generate(people.head(9), candidates=8).report
+    )
