@@ -16,6 +16,7 @@ from recourse_gen.outliers import OutlierFactor
 from recourse_gen.panel import FAMILIES, OTHERS, Agreement, Curve, Panel
 from recourse_gen.rows import Rows
 from recourse_gen.schema import Schema
+from recourse_gen.workers import alone
 
 FILE = "auditor.skops"
 _OWN = ("weight", "distance", "density")  # of each critic; their rows are the same
@@ -90,15 +91,13 @@ class Auditor:
 
     def consensus(self, rows: Rows) -> np.ndarray:
         """Float64 ``(B,)``: mean probability of the favourable class over the models; higher is better."""
-        # Not more than there are: n_jobs may come from a file.
-        threads = min(joblib.effective_n_jobs(self.n_jobs), joblib.cpu_count())
-        return self._fitted().consensus(self._features(rows), threads)
+        return self._fitted().consensus(alone(self._features, rows), self._threads)
 
     def plausibility(self, rows: Rows) -> np.ndarray:
         """Float64 ``(B,)``, at least −1: local outlier factor, negated and shifted so that 0 is the border; higher is
         more plausible, at least 0 an inlier among the training rows that the models favour. The mean over critics, most
         of whom have seen some of these rows more often."""
-        return self._fitted().plausibility(self._features(rows))
+        return self._fitted().plausibility(alone(self._features, rows), self._threads)
 
     def expected(self, consensus: np.ndarray, plausibility: np.ndarray) -> np.ndarray:
         """Float64 in [0, 2], in the shape of the inputs, higher is better: the probability that models fitted to
@@ -203,6 +202,11 @@ class Auditor:
             "n_estimators": self.n_estimators,
             "n_jobs": self.n_jobs,
         }
+
+    @property
+    def _threads(self) -> int:
+        """Not more than there are cores: n_jobs may come from a file."""
+        return min(joblib.effective_n_jobs(self.n_jobs), joblib.cpu_count())
 
     def _fitted(self) -> Panel:
         if self._panel is None:

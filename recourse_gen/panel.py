@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from itertools import permutations
 from typing import Any, Self
 
@@ -15,16 +13,15 @@ from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassif
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from sklearn.utils.class_weight import compute_sample_weight
-from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from recourse_gen.outliers import OutlierFactor
 from recourse_gen.votes import favourable
+from recourse_gen.workers import alone, shared
 
 FOLDS = 3
 FAMILIES = (HistGradientBoostingClassifier, RandomForestClassifier, RandomForestClassifier)
 LEAVES = (5, 2)  # least rows in a leaf of each forest
 OTHERS, GROWTH = 5, 1 / 3  # critics beside the first, and the share of rows that each has seen more
-_SHARE = 256  # least rows that are worth a thread
 _FARTHEST = -1.0  # of plausibilities: beyond that, how far off a row is says no more
 _FEWEST = 30  # opinions from which a curve is drawn
 
@@ -66,30 +63,32 @@ class Panel:
                 for leaf in LEAVES
             ),
         )
-        with _one_thread():
-            for model in models:
-                model.fit(features, target, sample_weight=weight)
+        for model in models:
+            alone(model.fit, features, target, sample_weight=weight)
         for forest in models[1:]:
             forest.n_jobs = None  # for answers, where starting threads takes longer than they save
         # What the models agree on rather than the labels: one favourable label may be noise in the middle of nowhere.
-        agreed = _consensus(models, features) > 0.5
+        agreed = shared(partial(_votes, models), features, 1) > 0.5
         favourable = features[agreed if agreed.sum() >= 2 else target == 1]
         k = min(n_neighbors, len(favourable) - 1)
-        critic, *others = OutlierFactor.crowd(favourable, k, OTHERS, GROWTH, seed=seed)
+        critic, *others = alone(OutlierFactor.crowd, favourable, k, OTHERS, GROWTH, seed=seed)
         return cls(models, critic, tuple(others))
 
     def consensus(self, features: np.ndarray, threads: int = 1) -> np.ndarray:
         """Float64 ``(B,)``: mean probability of the favourable class; 0 to 1, higher is better. threads: at most so
         many share the rows."""
-        return _consensus(self.models, features, threads) if len(features) else np.zeros(0)
+        return shared(partial(_votes, self.models), features, threads)
 
-    def plausibility(self, features: np.ndarray) -> np.ndarray:
+    def plausibility(self, features: np.ndarray, threads: int = 1) -> np.ndarray:
         """Float64 ``(B,)``, at least −1: local outlier factors, negated and shifted so that inliers are at least 0;
         the mean over the critic and the others.
 
         Whether a row is an inlier hangs on how often its nearest neighbours occur, most of all in tables of whole
-        numbers and categories; one critic knows that of its own sample only.
+        numbers and categories; one critic knows that of its own sample only. threads: as above.
         """
+        return shared(self._plausibility, features, threads)
+
+    def _plausibility(self, features: np.ndarray) -> np.ndarray:
         pairs = self.critic.pairs(features)
         # 1.5 is where scikit-learn draws the border too.
         return np.mean([np.maximum(1.5 - one.factor(pairs), _FARTHEST) for one in (self.critic, *self.others)], axis=0)
@@ -163,26 +162,7 @@ def _log_odds(consensus: np.ndarray) -> np.ndarray:
     return logit(np.clip(consensus, 1e-3, 1 - 1e-3))
 
 
-def _consensus(models: tuple[Any, ...], features: np.ndarray, threads: int = 1) -> np.ndarray:
-    parts = min(threads, len(features) // _SHARE)
-    if parts < 2:
-        return _votes(models, features)
-    with ThreadPoolExecutor(parts) as pool:
-        return np.concatenate([*pool.map(partial(_votes, models), np.array_split(features, parts))])
-
-
 def _votes(models: tuple[Any, ...], features: np.ndarray) -> np.ndarray:
-    with _one_thread():
-        votes = np.stack([favourable(model, features) for model in models])
+    votes = np.stack([favourable(model, features) for model in models])
     # Threads add up trees in any order; rounding drops the bits that this changes, so equal rows stay equal.
     return votes.mean(axis=0).round(9)
-
-
-@cache
-def _controller() -> ThreadpoolController:
-    return ThreadpoolController()  # looks through all loaded libraries, which takes milliseconds
-
-
-def _one_thread() -> AbstractContextManager[Any]:
-    """OpenMP threads spin while they wait: on busy cores, two of them boost ten times slower than one."""
-    return _controller().limit(limits=1, user_api="openmp")
