@@ -73,10 +73,17 @@ def _check_shape(config: dict[str, Any]) -> None:
     for name in GROUPS:
         if not isinstance(value := OmegaConf.select(OmegaConf.create(config), name), DictConfig):
             raise ValueError(f"{name} must map options to values, got {value!r}")
+    for name in ("schema.kinds", "data.kinds", "constraints.monotone"):
+        group, option = name.split(".")
+        if not isinstance(value := config[group].get(option, {}), dict):
+            raise ValueError(f"{name} must map columns to values, got {value!r}")
     for name in ("overwrite", "resume", "data.relabel", "data.balanced", "classifier.balanced"):
         check_flag(name, OmegaConf.select(OmegaConf.create(config), name))
-    if not isinstance(config["run"], str):
+    if not isinstance(config["run"], str) or not config["run"]:
         raise ValueError(f"run must be the path of a folder, got {config['run']!r}")
+    folder = Path(config["run"])
+    if any(path.exists() and not path.is_dir() for path in (folder, *folder.parents)):
+        raise ValueError(f"run must be the path of a folder, but {folder} is a file, or lies below one")
     immutable = config["constraints"].get("immutable", [])
     if not isinstance(immutable, list):
         raise ValueError(f"constraints.immutable must list columns, got {immutable!r}")

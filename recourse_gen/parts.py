@@ -118,6 +118,10 @@ class Parts:
                     self.write(group, flat(found.to_frame()), flat(found.report))
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"interrupted; the same command goes on from {self.folder}") from None
+        except Exception:
+            if not any(self.folder.glob("*-found.parquet")):  # or the same call, put right, would be another one
+                shutil.rmtree(self.folder, ignore_errors=True)
+            raise
 
     def read(self, group: int, id: str | None) -> pd.DataFrame:
         """The rows of a group, numbered as in the file; the index is a column where `id` names it."""

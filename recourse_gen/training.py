@@ -159,6 +159,11 @@ def _fit(
             resumption.cut(folder / LOG, state.step)
     started, written = time.monotonic() - state.seconds, time.monotonic()
     progress = _progress(state.step, state.seconds, options)
+    if progress >= 1.0 and not state.best:
+        raise ValueError(
+            f"training.steps={options.steps} and training.minutes={options.minutes:g} ask for no more than the "
+            f"{state.step} steps that were made already, and none of these was validated"
+        )
     with tqdm(total=options.steps, initial=state.step, desc="training", unit="step", leave=False, mininterval=1) as bar:
         while progress < 1.0:
             for group in optimizer.param_groups:

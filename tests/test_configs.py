@@ -168,6 +168,11 @@ UNREAD: dict[str, str] = {
     "+training_minutes=3": "unknown option training_minutes; known are: seed, run, overwrite",
     "+evaluation.people=3": "unknown option evaluation.people; known are: factuals, tradeoff, fidelity",
     "run=5": "run must be the path of a folder, got 5",
+    "run=": "run must be the path of a folder, got ''",
+    "run=pyproject.toml": "pyproject.toml is a file, or lies below one",
+    "run=pyproject.toml/x": "pyproject.toml/x is a file, or lies below one",
+    "schema.kinds=3": "schema.kinds must map columns to values, got 3",
+    "data.kinds=null": "data.kinds must map columns to values, got None",
     "run=null": "run must be the path of a folder, got None",
     "seed=-1": "seed must be a whole number of at least 0, got -1",
     "seed=4294967296": "seed must be less than 4294967296",
@@ -182,7 +187,8 @@ UNREAD: dict[str, str] = {
 
 
 @pytest.mark.parametrize("override", UNREAD)
-def test_what_nothing_would_read_is_refused_before_the_start(override: str) -> None:
+def test_what_nothing_would_read_is_refused_before_the_start(override: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
     with pytest.raises(ValueError, match=re.escape(UNREAD[override])):
         train.check(values(composed(override)))
 

@@ -92,26 +92,28 @@ class NoGradient(Unused):
 
 class SqueezesOneSample(Broken):
     def sample(self, factual: Rows, **how: Any) -> Rows:
-        drawn = super().sample(factual, **how)
-        return Rows(*(part[:, 0] if how["num_samples"] == 1 else part for part in drawn))
+        one = how["num_samples"] == 1
+        return Rows(*(part[:, 0] if one else part for part in super().sample(factual, **how)))
 
 
-class ShortTokens(Broken):
+class Altered(Broken):
     def sample(self, factual: Rows, **how: Any) -> Rows:
-        drawn = super().sample(factual, **how)
-        return Rows(drawn.num, drawn.cat.int())
+        return self.altered(*super().sample(factual, **how))
 
 
-class OutOfRange(Broken):
-    def sample(self, factual: Rows, **how: Any) -> Rows:
-        drawn = super().sample(factual, **how)
-        return Rows(drawn.num * 1.5, drawn.cat)
+class ShortTokens(Altered):
+    def altered(self, num: Tensor, cat: Tensor) -> Rows:
+        return Rows(num, cat.int())
 
 
-class CarriesGradient(Broken):
-    def sample(self, factual: Rows, **how: Any) -> Rows:
-        drawn = super().sample(factual, **how)
-        return Rows(drawn.num + 0 * self.keep.sum(), drawn.cat)
+class OutOfRange(Altered):
+    def altered(self, num: Tensor, cat: Tensor) -> Rows:
+        return Rows(num * 1.5, cat)
+
+
+class CarriesGradient(Altered):
+    def altered(self, num: Tensor, cat: Tensor) -> Rows:
+        return Rows(num + 0 * self.keep.sum(), cat)
 
 
 class SeedBlind(Broken):
@@ -177,10 +179,9 @@ class Counts(Broken):
         return super().sample(factual, **how)
 
 
-class MeanOfTheBatch(Broken):
-    def sample(self, factual: Rows, **how: Any) -> Rows:
-        drawn = super().sample(factual, **how)
-        return Rows((drawn.num + drawn.num.mean(0)) / 2, drawn.cat)
+class MeanOfTheBatch(Altered):
+    def altered(self, num: Tensor, cat: Tensor) -> Rows:
+        return Rows((num + num.mean(0)) / 2, cat)
 
 
 class PlaceInTheBatch(Broken):
@@ -231,20 +232,16 @@ class BlindTo(Broken):
         return super().sample(factual, **{**how, "feasible": feasible})
 
 
-class BlindToMaxChanges(BlindTo):
-    ignored: ClassVar = {"max_changes": None}
+BlindToMaxChanges = type("BlindToMaxChanges", (BlindTo,), {"ignored": {"max_changes": None}})
+BlindToOrder = type("BlindToOrder", (BlindTo,), {"ignored": {"ordered": []}})
+BlindToTogether = type("BlindToTogether", (BlindTo,), {"ignored": {"together": []}})
 
 
-class BlindToOrder(BlindTo):
-    ignored: ClassVar = {"ordered": []}
-
-
-class MovesAHair(Broken):
+class MovesAHair(Altered):
     """By one float32, which a search would clip away but counts as a change."""
 
-    def sample(self, factual: Rows, **how: Any) -> Rows:
-        drawn = super().sample(factual, **how)
-        return Rows(drawn.num.nextafter(torch.tensor(0.5)), drawn.cat)
+    def altered(self, num: Tensor, cat: Tensor) -> Rows:
+        return Rows(num.nextafter(torch.tensor(0.5)), cat)
 
 
 class Raises(Broken):
@@ -282,6 +279,7 @@ BROKEN: list[tuple[type, str, str]] = [
     (AnotherLaw, "log_prob", "away from log_prob"),
     (Unbound, "constraints", "under {"),
     (BlindToMaxChanges, "constraints", "columns differ from the factual's"),
+    (BlindToTogether, "constraints", "changed alone"),
     (MovesAHair, "constraints", "left its bounds"),
     (BlindToOrder, "ordered", "exceeds"),
     (Raises, "ranges", "having raised IndexError: no such level"),

@@ -171,6 +171,13 @@ def test_the_index_of_a_parquet_file_may_name_people(run: Path, here: Path, caps
     assert "broken.parquet cannot be read as .parquet" in capsys.readouterr().err
 
 
+def test_a_call_that_was_wrong_may_be_put_right(run: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for wrong, told in ((["--confidence", "2"], "confidence must be"), (["--ignore", "nope"], "no column 'nope'")):
+        assert command(*asked(run, "big.parquet", "found"), *wrong) == 1
+        assert told in capsys.readouterr().err
+    assert command(*asked(run, "big.parquet", "found")) == 0
+
+
 @pytest.mark.parametrize("names", [["p1"] * 90, [None, *range(89)]])
 def test_names_count_over_all_groups(
     run: Path, here: Path, names: list[Any], capsys: pytest.CaptureFixture[str]

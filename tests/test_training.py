@@ -10,12 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import trainings
 from torch import Tensor
 
 from backbones.ar import AutoregressiveBackbone
 from recourse_gen import Constraints, registry, training
 from recourse_gen.backbone import Backbone
 from recourse_gen.pairs import PairOptions, PairSupervision
+from recourse_gen.resumption import TrainingState
 from recourse_gen.rows import Rows
 from recourse_gen.training import Trained, TrainingOptions, schedule
 from recourse_gen.transform import TableTransform
@@ -231,6 +233,20 @@ def test_the_log_is_strict_json_even_when_validation_is_not_finite(pairs: PairSu
             OnlyTraining(pairs.transform.schema), pairs, options=TrainingOptions(**SHORT), seed=0, folder=tmp_path
         )
     assert {record["validation_loss"] for record in log(tmp_path)} == {None}
+
+
+def test_a_budget_that_is_spent_without_a_validation_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few, write = trainings.small_pairs(), TrainingState.write
+
+    def cut(state: TrainingState, *given: Any) -> None:
+        write(state, *given)
+        raise InterruptedError
+
+    monkeypatch.setattr(TrainingState, "write", cut)
+    with pytest.raises(InterruptedError):
+        trainings.train("ar", few, tmp_path, checkpoint_every=0.0)
+    with pytest.raises(ValueError, match=r"training.steps=1 and .* ask for no more than the 1 steps"):
+        trainings.train("ar", few, tmp_path, steps=1, resume=True)
 
 
 WRONG = {

@@ -47,6 +47,8 @@ def cases(draw: st.DrawFn, ordered: bool) -> Case:
     if ordered and draw(st.booleans()):  # nothing else that would keep columns from passing one another
         a, b, *_ = draw(st.permutations(table.schema.names))
         rules = Constraints(ordered=[(a, b)])
+    if not ordered and len(table.schema.names) > 1 and not draw(st.integers(0, 3)):  # nor from changing alone
+        rules = Constraints(together=[draw(st.permutations(table.schema.names))[:2]])
     rng, people = np.random.default_rng(draw(st.integers(0, 2**32 - 1))), table.frame.copy()
     for feature in table.schema.numbers:
         if feature.storage.kind == "f" and draw(st.booleans()):
