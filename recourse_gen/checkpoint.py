@@ -9,8 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +85,15 @@ def write(
 
     Raises ValueError for a classifier that is not of the parts that `recourse_gen.estimators.OWN` lists.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in (METRICS, CLASSIFIER):  # not finished while old and new files mix
-        (folder / name).unlink(missing_ok=True)
-    if classifier is not None:
-        _write_classifier(folder, classifier)
-    write_config(folder, config)
+    with tempfile.TemporaryDirectory() as draft:  # what cannot be kept is told before an earlier run is given up
+        write_config(Path(draft), config)
+        if classifier is not None:
+            _write_classifier(Path(draft), classifier, folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (METRICS, CLASSIFIER):  # not finished while old and new files mix
+            (folder / name).unlink(missing_ok=True)
+        for path in Path(draft).iterdir():
+            replace_file(folder / path.name, partial(shutil.copyfile, path))
     write_text(folder / SCHEMA, schema.to_json())
     write_text(folder / TRANSFORM, transform.to_json())
     auditor.save(folder)
@@ -106,9 +112,9 @@ def write_weights(folder: Path, model: Backbone) -> None:
     replace_file(folder / WEIGHTS, lambda draft: draft.write_bytes(data))
 
 
-def _write_classifier(folder: Path, model: Any) -> None:
+def _write_classifier(draft: Path, model: Any, folder: Path) -> None:
     try:
-        estimators.save(model, folder / CLASSIFIER)
+        estimators.save(model, draft / CLASSIFIER)
     except ValueError as error:
         raise type(error)(
             f"this {type(model).__name__} cannot be kept in {folder} and has to be given when loading: {error}"
@@ -130,7 +136,10 @@ def write_metrics(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
-    text = yaml.safe_dump(_plain({"version": VERSION, **config}), sort_keys=False, allow_unicode=True)
+    try:
+        text = yaml.safe_dump(_plain({"version": VERSION, **config}), sort_keys=False, allow_unicode=True)
+    except yaml.YAMLError as error:
+        raise ValueError(f"the settings hold what YAML cannot: {' '.join(str(error).split())}") from error
     write_text(folder / CONFIG, text)
 
 

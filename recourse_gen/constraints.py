@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from numbers import Real
 from typing import Any
@@ -52,6 +52,10 @@ class Constraints:
     def __post_init__(self) -> None:
         if isinstance(self.immutable, str):
             raise ValueError(f"immutable must be a list of column names, got the text {self.immutable!r}")
+        for option in ("immutable", "ordered", "together"):  # an iterator would be gone once it has been looked at
+            if not isinstance(given := getattr(self, option), Iterable):
+                raise ValueError(f"{option} must be a list, got {given!r}")
+            object.__setattr__(self, option, tuple(tuple(each) if isinstance(each, list) else each for each in given))
         for option in ("monotone", "ranges", "allowed"):
             if not isinstance(given := getattr(self, option), Mapping):
                 raise ValueError(f"{option} must be a mapping from column names, got {given!r}")
@@ -71,7 +75,7 @@ class Constraints:
                 if isinstance(values, str) or not isinstance(values, Collection):
                     raise ValueError(f"allowed[{name!r}] must list values, or map values to lists, got {rule!r}")
         for pair in self.ordered:
-            if isinstance(pair, str) or len(pair) != 2:
+            if isinstance(pair, str) or not isinstance(pair, Collection) or len(pair) != 2:
                 raise ValueError(f"ordered must list pairs of columns (a, b) with a ≤ b, got {pair!r}")
         circular = [a for a, b in closure(self.ordered) if a == b]
         if circular:
@@ -80,7 +84,7 @@ class Constraints:
             if isinstance(group, str) or not isinstance(group, Collection) or not len(group) == len(set(group)) >= 2:
                 raise ValueError(f"together must list groups of two columns or more, got {group!r}")
         count = self.max_changes
-        if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+        if count is not None and (isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 1):
             raise ValueError(f"max_changes must be a whole number of at least 1, got {count!r}")
 
     def to_dict(self) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class RecourseGenerator(Shareable):
     ) -> None:
         check_whole("seed", seed, 0)
         self.backbone = backbone
-        self.seed = seed
+        self.seed = int(seed)
         self.target_class = target_class
         self.backbone_options = dict(backbone_options or {})
         self.pair_options = construct(PairOptions, "pairs", pairs)
@@ -94,7 +94,7 @@ class RecourseGenerator(Shareable):
         """
         if resume and folder is None:
             raise ValueError("resume needs the folder of the training that is to go on")
-        seconds: dict[str, float] = {}
+        self.model, seconds = None, dict[str, float]()  # no model until fitted
         started = time.perf_counter()
         backbone_class = registry.load(self.backbone)
         given = self._given_schema
@@ -104,7 +104,6 @@ class RecourseGenerator(Shareable):
         self.constraints = one_for_all(Constraints() if constraints is None else constraints, schema)
         self.classifier: Classifier = as_classifier(classifier, target_class=self.target_class, columns=X.dtypes)
         model = _build(backbone_class, schema, self.backbone_options, self.seed)
-        self.model = None  # until fitted
         probability = self.classifier.probability(X)
         favourable = probability > 0.5 if y is None else _favourable(y, self.target_class, len(X))
         rows = self.transform.encode(X)
@@ -302,7 +301,8 @@ def _build(cls: type[Backbone], schema: Schema, options: Mapping[str, Any], seed
 
 def _favourable(y: Any, target_class: Any, rows: int) -> np.ndarray:
     """Bool ``(B,)`` from outcomes. Raises ValueError unless they are complete and the favourable class is clear."""
-    values = pd.Series(np.asarray(y))
+    outcomes = np.asarray(y)
+    values = pd.Series(outcomes.ravel() if outcomes.shape == (rows, 1) else outcomes)
     if len(values) != rows:
         raise ValueError(f"y has {len(values)} values for {rows} rows")
     if values.isna().any():

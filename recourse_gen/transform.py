@@ -61,7 +61,11 @@ class TableTransform:
             elif feature.storage.kind in "iu":
                 _check_whole(feature, column)
         frame = frame[list(self.schema.names)]
-        return frame.astype({name: dtype for name, dtype in self.dtypes.items() if frame[name].dtype != dtype})
+        frame = frame.astype({name: dtype for name, dtype in self.dtypes.items() if frame[name].dtype != dtype})
+        # To pandas, unordered categories are the same in any order; to a classifier that takes codes they are not.
+        order = {name: dtype.categories for name, dtype in self._categories.items()}
+        moved = {name: to for name, to in order.items() if not frame[name].cat.categories.equals(to)}
+        return frame.assign(**{name: frame[name].cat.set_categories(to) for name, to in moved.items()})
 
     def encode(self, frame: pd.DataFrame) -> Rows:
         """``(B, D)`` frame to `Rows` on the CPU. Raises ValueError as `check` does."""
@@ -98,7 +102,7 @@ class TableTransform:
         """Raw values as a column of the training dtype; whole numbers where that dtype is an integer."""
         if feature.name in self._categories:
             return pd.Series(pd.Categorical(values, dtype=self._categories[feature.name]))
-        if feature.kind == "continuous" and feature.storage.kind in "iu":
+        if feature.kind == "continuous" and feature.storage.kind in "iu" and values.dtype.kind == "f":
             values = np.rint(values)
         return pd.Series(values).astype(column_dtype(feature.dtype))
 

@@ -129,6 +129,16 @@ def test_a_finished_folder_is_not_overwritten_unasked(
     RecourseGenerator.load(copy, classifier=classifier)
 
 
+@pytest.mark.parametrize("given", [{"classifier": lambda frame: frame}, {"run": {"when": pd.Timestamp(0)}}])
+def test_what_cannot_be_kept_leaves_the_run_before(
+    fitted: RecourseGenerator, copy: Path, classifier: Pipeline, given: dict[str, Any]
+) -> None:
+    before = {path.name: path.read_bytes() for path in copy.iterdir()}
+    with pytest.raises(ValueError, match="cannot be kept|YAML cannot"):
+        fitted.save(copy, overwrite=True, **given)
+    assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
+
+
 def test_training_into_a_finished_folder_makes_it_unfinished(
     fitted: RecourseGenerator, copy: Path, table: Table, classifier: Pipeline, small: dict[str, Any]
 ) -> None:

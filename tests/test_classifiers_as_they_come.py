@@ -14,7 +14,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
-from recourse_gen import RecourseGenerator
+from recourse_gen import Constraints, RecourseGenerator
 from recourse_gen.classifier import as_classifier
 from tests.stubs import fit
 
@@ -186,3 +186,17 @@ def test_a_generator_can_go_to_another_process(model: Any) -> None:
     assert copy.generate(people.head(9), candidates=8).report.equals(
         generator.generate(people.head(9), candidates=8).report
     )
+
+
+def test_outcomes_may_be_a_frame_and_seeds_of_numpy() -> None:
+    late = X["late"] < 2
+    one, other = (fit((X, y), few_late, seed=seed) for y, seed in ((late, 3), (late.to_frame(), np.int64(3))))
+    assert one.generate(X.head(9), candidates=8).report.equals(other.generate(X.head(9), candidates=8).report)
+
+
+def test_a_generator_whose_refit_fails_is_not_fitted() -> None:
+    generator = fit((X, X["late"] < 2), few_late)
+    with pytest.raises(ValueError, match="names column 'Age'"):
+        generator.fit(X.assign(income=3 * X["income"]), classifier=few_late, constraints=Constraints(immutable=["Age"]))
+    with pytest.raises(ValueError, match="not fitted"):
+        generator.generate(X.head(2))

@@ -84,3 +84,29 @@ def test_rules_that_do_not_fit_the_table_are_refused(options, sentence):
         rules.check(SCHEMA)
     with pytest.raises(ValueError, match=f"constraints: {sentence}"):
         rules.compile(SCHEMA, FRAME, ROWS)
+
+
+def test_rules_outlive_the_iterators_that_they_come_from():
+    columns = ["age"]
+    rules = Constraints(
+        immutable=(name for name in columns), ordered=iter([("income", "limit")]), together=iter([["owner", "job"]])
+    )
+    columns.append("job")
+    for _ in range(2):
+        rules.check(SCHEMA)
+        assert rules.to_dict() == {
+            "immutable": ["age"],
+            "ordered": [["income", "limit"]],
+            "together": [["owner", "job"]],
+        }
+    after = FRAME.assign(age=[20, 31, 40, 60])
+    for _ in range(2):
+        assert rules.violations(FRAME, after).tolist() == [False, True, False, False]
+
+
+@pytest.mark.parametrize("option", ["immutable", "ordered", "together"])
+def test_what_is_no_list_is_refused(option):
+    with pytest.raises(ValueError, match=f"{option} must be a list, got None"):
+        Constraints(**{option: None})
+    with pytest.raises(ValueError, match="ordered must list pairs"):
+        Constraints(ordered=[1])

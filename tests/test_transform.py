@@ -160,3 +160,22 @@ def test_rows_take_repeat_and_flatten_agree_with_indexing():
     assert (blocks.cat == rows.cat[:, None]).all() and (blocks.num == rows.num[:, None]).all()
     for mine, theirs in zip(blocks.flatten(), thrice, strict=True):
         assert torch.equal(mine, theirs)
+
+
+def test_categories_in_another_order_are_put_back_in_that_of_the_training():
+    frame = pd.DataFrame({"job": pd.Categorical(["a", "b", "c", "a"]), "x": [1.0, 2.0, 3.0, 4.0]})
+    transform = TableTransform(Schema.infer(frame)).fit(frame)
+    other = frame.assign(job=frame["job"].cat.reorder_categories(["c", "a", "b"]))
+    assert other["job"].dtype == frame["job"].dtype  # to pandas
+    checked = transform.check(other)
+    assert checked["job"].cat.codes.tolist() == [0, 1, 2, 0]
+    assert checked["job"].tolist() == frame["job"].tolist()
+    assert other["job"].cat.codes.tolist() == [1, 2, 0, 1]
+
+
+def test_large_whole_numbers_stay_as_they_are():
+    big = 1_700_000_000_000_000_001
+    frame = pd.DataFrame({"opened": np.arange(big, big + 700, 7)})
+    transform = TableTransform(Schema.infer(frame, tokenize="none")).fit(frame)
+    (feature,) = transform.schema.features
+    assert transform.restore(feature, frame["opened"].to_numpy()).tolist() == frame["opened"].tolist()
