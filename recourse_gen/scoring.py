@@ -48,6 +48,7 @@ class Scorer:
 
     def __call__(self, people: People, person: np.ndarray, drawn: Rows) -> Pool:
         """Candidates ``(R, ·)`` of the people at `person`, int64 ``(R,)``, as a pool ``(R, 1)``."""
+        drawn = _inside(people, person, drawn)
         frame = as_frame(self.transform, people, person, drawn)
         drawn = self._rounded(frame, drawn)
         probability, valid = self.holds(people, person, frame)
@@ -82,6 +83,13 @@ class Scorer:
         return Rows(num, drawn.cat)
 
 
+def _inside(people: People, person: np.ndarray, drawn: Rows) -> Rows:
+    """Candidates as the frame will hold them: numbers that changed lie in their bounds."""
+    at = torch.from_numpy(person)
+    clipped = drawn.num.clamp(people.feasible.low[at], people.feasible.high[at])
+    return Rows(torch.where(drawn.num == people.rows.num[at], drawn.num, clipped), drawn.cat)
+
+
 def as_frame(transform: TableTransform, people: People, person: np.ndarray, drawn: Rows) -> pd.DataFrame:
     """Candidates ``(R, ·)`` of the people at `person`, int64 ``(R,)``, as a frame: what is unchanged has exactly the
     factual's value, and numbers keep to their raw bounds in spite of float32."""
@@ -96,7 +104,8 @@ def as_frame(transform: TableTransform, people: People, person: np.ndarray, draw
             # Values are made once per person and level, not once per candidate.
             levels = transform.values(feature)
             code = np.where(same_cat[:, t], len(levels) + person, drawn.cat[:, t].numpy())
-            columns[feature.name] = pd.Series(pd.concat([levels, today]).array.take(code))
+            # With its dtype, or pandas would take objects that are all text for a column of text.
+            columns[feature.name] = pd.Series(pd.concat([levels, today]).array.take(code), dtype=levels.dtype)
             continue
         low, high = people.feasible.raw_low[person, n], people.feasible.raw_high[person, n]
         column = transform.restore(feature, transform.raw(feature, drawn.num[:, n]).clip(low, high))

@@ -83,7 +83,8 @@ class TableTransform:
         for d, t, n in self.schema.places:
             feature = self.schema.features[d]
             if n is None:
-                columns[feature.name] = pd.Series(self.values(feature).array.take(rows.cat[:, t].cpu().numpy()))
+                levels = self.values(feature)
+                columns[feature.name] = pd.Series(levels.array.take(rows.cat[:, t].cpu().numpy()), dtype=levels.dtype)
             else:
                 columns[feature.name] = self.restore(feature, self.raw(feature, rows.num[:, n]))
         return pd.DataFrame(columns)

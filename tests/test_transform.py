@@ -179,3 +179,9 @@ def test_large_whole_numbers_stay_as_they_are():
     transform = TableTransform(Schema.infer(frame, tokenize="none")).fit(frame)
     (feature,) = transform.schema.features
     assert transform.restore(feature, frame["opened"].to_numpy()).tolist() == frame["opened"].tolist()
+
+
+def test_objects_that_are_all_text_stay_objects():
+    frame = pd.DataFrame({"mixed": pd.Series(["a", 1, 2.5, "a"], dtype=object)})
+    transform = TableTransform(Schema.infer(frame)).fit(frame)
+    assert transform.decode(transform.encode(frame).take(torch.tensor([0, 3])))["mixed"].dtype == object
