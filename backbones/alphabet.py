@@ -42,6 +42,7 @@ class Alphabet(nn.Module):
         self.schema = schema
         cuts = [_cut(feature, bins, spacing) for feature in schema.features]
         self.sizes = [len(low) for low, _, _ in cuts]
+        self._any_category = any(feature.kind == "categorical" for feature in schema.features)
         size = max(self.sizes)
 
         def table(part: int, fill: float) -> Tensor:
@@ -82,7 +83,7 @@ class Alphabet(nn.Module):
     def costs(self, rows: Rows) -> Tensor:
         """C_d(x_d, code) ``(B, D, L)``: the cost of moving each column from its value in `rows` to each code."""
         distance = (self.value - self.numbers(rows)[..., None]).abs()
-        if self.is_category.any():
+        if self._any_category:
             index = torch.arange(self.value.shape[1], device=self.value.device)
             mismatch = (index != self.codes(rows)[..., None]).float()
             distance = torch.where(self.is_category[:, None], mismatch, distance)

@@ -24,6 +24,7 @@ from backbones.layers import (
     ScalarEmbedding,
     log_choice,
 )
+from backbones.replay import Replay
 from recourse_gen.backbone import Backbone
 from recourse_gen.constraints import Feasible
 from recourse_gen.noise import Noise
@@ -79,7 +80,7 @@ class AutoregressiveBackbone(Backbone):
             raise ValueError(f"smoothing must be finite and not negative, got {smoothing}")
         self.alphabet = Alphabet(schema, bins=bins, spacing=spacing)
         sizes, columns = self.alphabet.sizes, len(schema.features)
-        self.smoothing = smoothing
+        self.replay, self.smoothing = Replay(), smoothing
         self.corruption = Corruption(corruption)
         basis = self.alphabet.basis()
         self.embed_factual = ColumnEmbedding(basis, width)
@@ -132,7 +133,8 @@ class AutoregressiveBackbone(Backbone):
         def draw(factual: Rows, cost_weight: Tensor, feasible: Feasible | None, noise: Noise) -> Rows:
             return self._draw(factual, num_samples, cost_weight, feasible, temperature, noise)
 
-        return in_blocks(draw, factual, cost_weight, feasible, noise, num_samples=num_samples, size=_BLOCK)
+        replayed = self.replay(draw, self.parameters(), num_samples, temperature)
+        return in_blocks(replayed, factual, cost_weight, feasible, noise, num_samples=num_samples, size=_BLOCK)
 
     def _draw(
         self,

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
+from backbones.replay import Draw
 from recourse_gen.constraints import Feasible
 from recourse_gen.noise import Noise
 from recourse_gen.rows import Rows
-
-Draw = Callable[[Rows, Tensor, "Feasible | None", Noise], Rows]
 
 
 def in_blocks(

@@ -28,9 +28,7 @@ class Draft:
         self.own, self.places = alphabet.codes(factual), alphabet.schema.places
         self.num = factual.num.new_zeros(len(owner), factual.num.shape[1])
         self.cat = factual.cat.new_zeros(len(owner), factual.cat.shape[1])
-        self.tied = feasible is not None and (
-            feasible.max_changes is not None or bool(feasible.ordered) or bool(feasible.together)
-        )
+        self.tied = feasible is not None and feasible.tied
         self.open = None if feasible is None or self.tied else self._open(feasible)
         if feasible is not None and self.tied:
             self.pinned = torch.zeros_like(owner, dtype=torch.bool)

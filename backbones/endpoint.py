@@ -15,6 +15,7 @@ from backbones.corruption import Corruption
 from backbones.denoiser import Context, Denoiser, Endpoint, Moment
 from backbones.layers import log_choice
 from backbones.posterior import Posterior, Target
+from backbones.replay import Replay
 from backbones.scores import NormalScores
 from recourse_gen.backbone import Backbone
 from recourse_gen.constraints import Feasible
@@ -42,6 +43,8 @@ class EndpointBackbone(Backbone):
     """
 
     levels: Tensor
+    bounds: Tensor
+    whole: Tensor
 
     def __init__(
         self,
@@ -59,7 +62,7 @@ class EndpointBackbone(Backbone):
         super().__init__(schema)
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
-        self.steps = steps
+        self.steps, self.replay = steps, Replay()
         self.corruption = Corruption(corruption)
         if rao_blackwell and corruption:
             raise ValueError(f"rao_blackwell needs corruption=0, got {corruption}")
@@ -68,7 +71,13 @@ class EndpointBackbone(Backbone):
         self.alphabet = Alphabet(schema, bins=2, spacing="uniform")
         self.scores = NormalScores(schema)
         self.denoiser = Denoiser(schema, width=width, heads=heads, layers=layers, body=body, cost_prior=cost_prior)
-        self.register_buffer("levels", torch.tensor([len(f.levels) for f in schema.tokens]).long(), persistent=False)
+        bounds = [(*feature.bounds, feature.storage.kind in "iu") for feature in schema.numbers if feature.bounds]
+        for name, constant in (
+            ("levels", torch.tensor([len(f.levels) for f in schema.tokens]).long()),
+            ("bounds", torch.tensor([pair[:2] for pair in bounds], dtype=torch.float64).view(-1, 2)),
+            ("whole", torch.tensor([pair[2] for pair in bounds], dtype=torch.bool)),
+        ):
+            self.register_buffer(name, constant, persistent=False)
 
     @abstractmethod
     def walk(self, candidates: Candidates) -> tuple[Rows, Tensor]:
@@ -94,7 +103,8 @@ class EndpointBackbone(Backbone):
             candidates = Candidates(self, factual, num_samples, cost_weight, feasible, temperature, noise)
             return candidates.land(*self.walk(candidates))
 
-        return in_blocks(draw, factual, cost_weight, feasible, noise, num_samples=num_samples, size=_BLOCK)
+        replayed = self.replay(draw, self.parameters(), num_samples, temperature, self.steps)
+        return in_blocks(replayed, factual, cost_weight, feasible, noise, num_samples=num_samples, size=_BLOCK)
 
     def observe(self, pairs: PairSupervision) -> None:
         self.corruption.pairs = pairs
@@ -183,12 +193,9 @@ class Candidates:
         """``(R, N)``, of standard deviation √temperature."""
         return self.noise.normal(self.num_samples, self.given.num.shape[1]).flatten(0, 1) * self.temperature**0.5
 
-    def moments(self, signal: list[float], noise: list[float]) -> list[Moment]:
-        """The times at which `endpoint` will be asked for; see `Moment` for the coefficients."""
-        as_tensor = self.context.condition.new_tensor
-        return self.backbone.denoiser.moments(
-            self.context, as_tensor(signal)[:, None, None], as_tensor(noise)[:, None, None]
-        )
+    def moments(self, signal: Tensor, noise: Tensor) -> list[Moment]:
+        """The K times at which `endpoint` will be asked for; coefficients ``(K,)``, see `Moment`."""
+        return self.backbone.denoiser.moments(self.context, signal[:, None, None], noise[:, None, None])
 
     def endpoint(self, state: Rows, moment: Moment) -> Endpoint:
         """The predicted endpoint, moved to where it may lie: numbers clipped, tokens masked and tempered."""
@@ -211,8 +218,13 @@ class Candidates:
 
     def redraw(self, cat: Tensor, where: Tensor, logits: Tensor) -> Tensor:
         """Codes ``(R, C)`` with fresh draws from the logits in the columns marked by `where`, bool ``(R, C)``."""
-        fresh, at = cat.clone(), where.nonzero(as_tuple=True)
-        fresh[at] = log_choice(logits[at], self.uniform()[at])
+        uniform = self.uniform()
+        if cat.device.type == "cpu":
+            fresh, at = cat.clone(), where.nonzero(as_tuple=True)
+            fresh[at] = log_choice(logits[at], uniform[at])
+        else:  # how many there are is for the device to know: asking would wait for it
+            drawn = log_choice(logits.flatten(0, 1), uniform.flatten())
+            fresh = torch.where(where, drawn.view_as(cat), cat)
         return fresh if self.spare is None else self._within_budget(cat, fresh)
 
     def land(self, state: Rows, logits: Tensor) -> Rows:
@@ -223,7 +235,7 @@ class Candidates:
         if self.spare is not None:
             num = torch.where(self.still, self.factual.num, num)
         # Without rules that tie columns together, clipping and masks have made every column admissible already.
-        tied = self.feasible is not None and (self.spare is not None or self.feasible.ordered or self.feasible.together)
+        tied = self.feasible is not None and self.feasible.tied
         rows = self._column_by_column(num, state.cat, logits) if tied else Rows(self._rounded(num), state.cat)
         return Rows(*(part.unflatten(0, (-1, self.num_samples)) for part in rows))
 
@@ -236,13 +248,11 @@ class Candidates:
 
     def _rounded(self, num: Tensor) -> Tensor:
         """Scaled numbers ``(R, N)`` as they will be decoded: whole where the column holds whole numbers."""
-        whole = [feature.storage.kind in "iu" for feature in self.backbone.schema.numbers]
-        if not any(whole):
+        if not any(feature.storage.kind in "iu" for feature in self.backbone.schema.numbers):
             return num
-        bounds = torch.tensor([feature.bounds for feature in self.backbone.schema.numbers], dtype=torch.float64)
-        low, span = (part.to(num.device) for part in (bounds[:, 0], bounds[:, 1] - bounds[:, 0]))
-        rounded = (((low + num.double() * span).round() - low) / span).float()
-        return torch.where(torch.tensor(whole, device=num.device), rounded, num)
+        low, high = self.backbone.bounds.unbind(1)
+        rounded = (((low + num.double() * (high - low)).round() - low) / (high - low)).float()
+        return torch.where(self.backbone.whole, rounded, num)
 
     def _column_by_column(self, num: Tensor, cat: Tensor, logits: Tensor) -> Rows:
         """Keep each proposed value where the columns before it leave it open, else take the next best."""

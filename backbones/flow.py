@@ -96,7 +96,8 @@ class FlowBackbone(EndpointBackbone):
         columns = len(self.levels)
         numbers, cat = Descent(candidates.gaussian()), self._start(candidates.factual.cat, candidates.uniform())
         logits, left = candidates.context.prior, [(1 - k / self.steps) ** 2 for k in range(self.steps + 1)]
-        moments = candidates.moments([1 - s for s in left[:-1]], left[:-1])
+        noise = (1 - torch.arange(self.steps, device=cat.device) / self.steps) ** 2
+        moments = candidates.moments(1 - noise, noise)
         for k in range(self.steps):
             before, after = columns * k // self.steps, columns * (k + 1) // self.steps
             if before == after and not self.schema.numbers:
@@ -104,7 +105,7 @@ class FlowBackbone(EndpointBackbone):
             end, logits = candidates.endpoint(Rows(numbers.num, cat), moments[k])
             numbers.step(end, left[k], left[k + 1])
             if after > before:
-                posterior = self._posterior(logits, cat, end.new_tensor([[before / columns]]))
+                posterior = self._posterior(logits, cat, logits.new_full((1, 1), before / columns))
                 cat = self._jump(candidates, cat, posterior, (after - before) / (columns - before))
         return Rows(numbers.num, cat), logits
 

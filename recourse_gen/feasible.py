@@ -39,6 +39,11 @@ class Feasible:
     raw: Tensor
     reasons: list[str]
 
+    @property
+    def tied(self) -> bool:
+        """Whether what a column may become depends on what other columns become."""
+        return self.max_changes is not None or bool(self.ordered) or bool(self.together)
+
     def take(self, keep: np.ndarray) -> Feasible:
         """The feasible sets of the rows at `keep` (bool or int64)."""
         index = np.arange(len(self.reasons))[keep]

@@ -27,13 +27,13 @@ class Noise:
 
     `keys` is int64 ``(B, 2)``, one pair of 32-bit words per row; `Noise.of(rows, seed)` derives it from content. Each
     call draws afresh, so a sampler that makes the same calls gets the same numbers. Sample s is the same number
-    whatever the number of samples.
+    whatever the number of samples. `draws` counts the calls.
     """
 
     def __init__(self, keys: Tensor, *, first_sample: int = 0) -> None:
         self.keys = keys
         self.first_sample = first_sample
-        self._draws = 0
+        self.draws = 0
 
     @classmethod
     def of(cls, rows: Rows, seed: int, *, first_sample: int = 0) -> Noise:
@@ -51,9 +51,12 @@ class Noise:
 
     def take(self, index: Tensor) -> Noise:
         """The streams of the rows at `index`, from the next draw on; these and the given ones advance separately."""
-        part = Noise(self.keys[index], first_sample=self.first_sample)
-        part._draws = self._draws
-        return part
+        return Noise(self.keys[index], first_sample=self.first_sample).skip(self.draws)
+
+    def skip(self, draws: int) -> Noise:
+        """This stream, advanced as by so many calls of `uniform`."""
+        self.draws += draws
+        return self
 
     def uniform(self, samples: int, columns: int) -> Tensor:
         """Float32 ``(B, samples, columns)``, uniform on the open interval (0, 1)."""
@@ -62,8 +65,8 @@ class Noise:
     def uniforms(self, draws: int, samples: int, columns: int) -> Tensor:
         """What `draws` calls of `uniform` give one after the other, in one: ``(draws, B, samples, columns)``."""
         device = self.keys.device
-        draw = torch.arange(self._draws + 1, self._draws + draws + 1, device=device)[:, None, None, None]
-        self._draws += draws
+        draw = torch.arange(self.draws + 1, self.draws + draws + 1, device=device)[:, None, None, None]
+        self.draws += draws
         sample = torch.arange(self.first_sample, self.first_sample + samples, device=device)[:, None]
         column = torch.arange(columns, device=device)
         counter = _mix(_mix(sample + 0x632BE5AB) ^ (column * 0x9E3779B1 + draw))

@@ -183,8 +183,10 @@ def common_digest(*tensors: Tensor) -> str:
 
 def global_generators(device: torch.device) -> dict[str, torch.Generator]:
     """What losses on a device may draw from."""
-    cuda = {"cuda": torch.cuda.default_generators[device.index]} if device.type == "cuda" else {}
-    return {"cpu": torch.default_generator, **cuda}
+    if device.type != "cuda":
+        return {"cpu": torch.default_generator}
+    at = torch.cuda.current_device() if device.index is None else device.index
+    return {"cpu": torch.default_generator, "cuda": torch.cuda.default_generators[at]}
 
 
 def cut(log: Path, step: int) -> None:

@@ -76,14 +76,14 @@ def test_the_trained_backbone_draws_from_q(cross_attention: bool) -> None:
     assert model is not None
     assert pairs is not None
     factuals = np.flatnonzero(CELLS.sum(1) < 5)
-    rows = Rows(torch.zeros(len(factuals), 0), torch.from_numpy(CELLS[factuals]))
+    rows = Rows(torch.zeros(len(factuals), 0), torch.from_numpy(CELLS[factuals])).to(pairs.device)
     uniform = np.bincount((frame["a"] * SIZE + frame["b"])[granted == 1], minlength=SIZE**2).astype(float)
     for cost_weight in (2.0, 6.0, 15.0):
         noise = Noise.of(rows, 1)
         drawn = model.sample(
-            rows, num_samples=DRAWS, cost_weight=torch.full((len(rows.cat),), cost_weight), noise=noise
+            rows, num_samples=DRAWS, cost_weight=rows.num.new_full((len(rows.cat),), cost_weight), noise=noise
         )
-        codes = (drawn.cat[..., 0] * SIZE + drawn.cat[..., 1]).numpy()
+        codes = (drawn.cat[..., 0] * SIZE + drawn.cat[..., 1]).cpu().numpy()
         ours, baseline = [], []
         for factual, draws in zip(factuals, codes, strict=True):
             q = law(frame, granted, factual, cost_weight)
@@ -106,7 +106,8 @@ def test_the_supervision_is_the_law_that_was_written_down() -> None:
     with pytest.warns(UserWarning, match="fewer than"):
         pairs = generator.fit(frame, granted, classifier=approval).pairs
     assert pairs is not None
-    person = int((pairs.factuals.cat == torch.tensor([1, 2])).all(1).nonzero()[0])
-    cells = Rows(torch.zeros(SIZE**2, 0), torch.from_numpy(CELLS))
-    q = pairs.log_prob(torch.full((SIZE**2,), person), cells, torch.full((SIZE**2,), 3.0)).exp()
-    np.testing.assert_allclose(q.numpy(), law(frame, granted, 1 * SIZE + 2, 3.0), atol=1e-5)
+    person = int((pairs.factuals.cat.cpu() == torch.tensor([1, 2])).all(1).nonzero()[0])
+    cells = Rows(torch.zeros(SIZE**2, 0), torch.from_numpy(CELLS)).to(pairs.device)
+    at, weight = (torch.full((SIZE**2,), value, device=pairs.device) for value in (person, 3.0))
+    q = pairs.log_prob(at, cells, weight).exp()
+    np.testing.assert_allclose(q.cpu().numpy(), law(frame, granted, 1 * SIZE + 2, 3.0), atol=1e-5)

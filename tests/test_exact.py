@@ -208,6 +208,7 @@ def test_ordered_tokens_and_the_number_of_changes_are_exact() -> None:
         generator.fit(train, classifier=lambda frame: np.where(frame["a"] > 6, 0.9, 0.1))
     model, transform = generator.model, generator.transform
     assert isinstance(model, PartnerBackbone)
+    model.cpu()
     rows = transform.encode(people)
     partners = transform.decode(model.partners)
     for rules in (Constraints(ordered=[("a", "b"), ("b", "d")]), Constraints(max_changes=2)):

@@ -26,7 +26,7 @@ def at_cost_weight(generator: RecourseGenerator, value: float) -> RecourseGenera
     assert model is not None
 
     def draw(factual: Rows, **options: Any) -> Rows:
-        return model.sample(factual, **{**options, "cost_weight": torch.full((factual.batch_size,), value)})
+        return model.sample(factual, **{**options, "cost_weight": torch.full_like(options["cost_weight"], value)})
 
     return in_place_of(generator, draw)
 
@@ -133,7 +133,7 @@ def test_people_without_a_partner_do_not_count(table: Table, classifier: Pipelin
     with pytest.warns(UserWarning, match="no admissible partner"):
         generator = fit(table, classifier, rules=rules, pairs={"top_k": 20})
     assert generator.pairs is not None
-    kept = generator.pairs.of(denied).has_partner.numpy()
+    kept = generator.pairs.of(denied).has_partner.cpu().numpy()
     assert 0 < kept.sum() < len(denied)
     (row,) = fidelity.measure(generator, denied, cost_weights=[5.0], limit=len(denied))
     assert row["factuals"] == kept.sum()

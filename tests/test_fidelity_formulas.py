@@ -52,7 +52,7 @@ def test_every_measure_agrees_with_brute_force(grid: RecourseGenerator) -> None:
     n = len(codes)
 
     def draw(factual: Rows, **_: Any) -> Rows:
-        return Rows(torch.zeros(1, n, 0), torch.from_numpy(CELLS[codes])[None])
+        return Rows(torch.zeros(1, n, 0), torch.from_numpy(CELLS[codes])[None]).to(factual.cat.device)
 
     (row,) = fidelity.measure(in_place_of(grid, draw), PERSON, cost_weights=[4.0], samples=n)
     q, uniform = laws(grid, 4.0)
@@ -80,7 +80,7 @@ def test_the_divergence_is_the_textbooks(grid: RecourseGenerator) -> None:
     """Against the uniform law over all 16 cells it is log 16 less Q's entropy; inf where R leaves something out."""
     assert grid.model is not None
     other = in_place_of(grid, grid.model.sample)
-    other.model.log_prob = lambda factual, rows, cost_weight: torch.full((factual.batch_size,), -math.log(SIZE**2))
+    other.model.log_prob = lambda factual, rows, cost_weight: torch.full_like(cost_weight, -math.log(SIZE**2))
     (row,) = fidelity.measure(other, PERSON, cost_weights=[4.0], samples=3000)
     q, _ = laws(grid, 4.0)
     assert row["kl"] == pytest.approx(math.log(SIZE**2) + (q[q > 0] * np.log(q[q > 0])).sum(), abs=5e-3)

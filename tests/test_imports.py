@@ -78,6 +78,7 @@ BACKBONES_MAY_IMPORT = {
     "backbones.corruption",
     "backbones.posterior",
     "backbones.blocks",
+    "backbones.replay",
     "backbones.decoder",
     "backbones.draft",
     "backbones.scores",
