@@ -236,7 +236,7 @@ def main(composed: DictConfig) -> None:
         use_threads(config["threads"])
         given = world(config, watch)
         generator = fit(config, given, watch)
-        processes.wait_for_everyone()
+        training.meet()
         processes.destroy_process_group()  # the others need not wait for the evaluation
         if processes.is_main_process:
             report(generator, given, config, watch)
@@ -252,7 +252,7 @@ def main(composed: DictConfig) -> None:
     except training.Terminated as stop:
         if processes.is_main_process:
             print(f"note: {stop}", file=sys.stderr, flush=True)
-        processes.wait_for_everyone()  # or the launcher would end the main process before it has said so
+        training.meet()  # or the launcher would end the main process before it has said so
         leave(128 + signal.SIGTERM)
 
 

@@ -28,7 +28,7 @@ from recourse_gen.counterfactuals import STATUSES
 from recourse_gen.data import tables
 from recourse_gen.options import construct
 from recourse_gen.partition import KEYS
-from recourse_gen.processes import processes
+from recourse_gen.processes import meet, processes
 from recourse_gen.recourse import RecourseGenerator
 from recourse_gen.schema import Schema
 from recourse_gen.selection import POLICIES
@@ -156,7 +156,7 @@ def generate(given: argparse.Namespace) -> None:
         asked |= {name: parts.digest(path and Path(path)) for name, path in behind.items()}
         whole = parts.Parts(given.input, given.output, asked, state.process_index, state.num_processes)
         whole.open(given.id)
-        state.wait_for_everyone()
+        meet()
         with _bar(whole.people, given.quiet) as progress:
             whole.answer(partial(answer, progress=progress), given.id, given.ignore)
         told = "" if whole.process else _summary(whole.join(given.report))

@@ -34,6 +34,11 @@ def total(*values: float) -> list[float]:
     return reduce(torch.tensor(values, dtype=torch.float64, device=processes().device), "sum").tolist()
 
 
+def meet() -> None:
+    """Wait for all processes. PartialState's own barrier asks for as many GPUs, if there is one, even for CPUs."""
+    total(0.0)
+
+
 def from_main(compute: Callable[[], float]) -> float:
     """A number that the main process computes, for all: what follows from it must not depend on another's rounding."""
     value = compute() if processes().is_main_process else 0.0

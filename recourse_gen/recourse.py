@@ -126,7 +126,7 @@ class RecourseGenerator(Shareable):
         folder = None if folder is None else Path(folder)
         if folder is not None and training.processes().is_main_process:
             checkpoint.reopen(folder, resume=resume)
-        training.processes().wait_for_everyone()
+        training.meet()
         trained = training.fit(
             model,
             self.pairs,

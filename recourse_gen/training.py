@@ -22,7 +22,7 @@ from recourse_gen.backbone import Backbone
 from recourse_gen.files import writing
 from recourse_gen.options import check_number, check_whole
 from recourse_gen.pairs import PairSupervision
-from recourse_gen.processes import from_main, processes, total
+from recourse_gen.processes import from_main, meet, processes, total
 from recourse_gen.resumption import LOG, Terminated, TrainingState
 from recourse_gen.rows import Rows
 
@@ -195,7 +195,7 @@ def _fit(
                 state.write(folder, common)
                 written = time.monotonic()
                 if stop:
-                    accelerator.wait_for_everyone()  # whoever leaves first has the launcher end the others
+                    meet()  # whoever leaves first has the launcher end the others
                     raise Terminated(folder / resumption.FILE, state.step)
     for tracker in accelerator.trackers:
         tracker.finish()  # end_training would take the process group away from the caller

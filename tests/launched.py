@@ -42,7 +42,7 @@ def work(name: str, folder: Path, kill_at: int, options: dict[str, Any]) -> None
     safetensors.torch.save_file(dict(model.state_dict()), folder / f"weights{rank}.safetensors")
     record = {"losses": [loss.item() for loss in losses], "best_loss": trained.best_loss}
     (folder / f"process{rank}.json").write_text(json.dumps(record))
-    training.processes().wait_for_everyone()
+    training.meet()
     training.processes().destroy_process_group()
 
 

@@ -32,9 +32,8 @@ def pairs(table: tuple[pd.DataFrame, np.ndarray], transform: TableTransform) -> 
     frame, granted = table
     partners = transform.encode(frame[granted == 1])
     options = PairOptions(top_k=30)
-    return PairSupervision(
-        frame[granted == 0], partners, transform=transform, constraints=Constraints(), options=options
-    )
+    where: dict[str, Any] = {"device": training.processes().device, "constraints": Constraints()}
+    return PairSupervision(frame[granted == 0], partners, transform=transform, options=options, **where)
 
 
 def build(pairs: PairSupervision, seed: int = 0) -> AutoregressiveBackbone:

@@ -27,7 +27,9 @@ SHORT: dict[str, Any] = {
 
 
 def small_pairs(seed: int = 0) -> PairSupervision:
-    return pairs_of(table_of(random_frame(["text", "steps", "float"], 60, seed)), Constraints())
+    return pairs_of(
+        table_of(random_frame(["text", "steps", "float"], 60, seed)), Constraints(), training.processes().device
+    )
 
 
 def build(name: str, pairs: PairSupervision, **options: Any) -> Backbone:

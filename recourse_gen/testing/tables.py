@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa  # type: ignore[import-untyped]
+import torch
 
 from recourse_gen.constraints import Constraints
 from recourse_gen.feasible import Feasible
@@ -74,12 +75,11 @@ def table_of(frame: pd.DataFrame, tokenize: str = "auto") -> Table:
     return Table(frame, schema, TableTransform(schema).fit(frame))
 
 
-def pairs_of(table: Table, constraints: Constraints) -> PairSupervision:
+def pairs_of(table: Table, constraints: Constraints, device: torch.device | str = "cpu") -> PairSupervision:
     """Q with the table's rows as factuals and every second one as a partner."""
     partners = table.transform.encode(table.frame.iloc[::2])
-    return PairSupervision(
-        table.frame, partners, transform=table.transform, constraints=constraints, options=PairOptions()
-    )
+    rest: dict[str, Any] = {"transform": table.transform, "constraints": constraints, "options": PairOptions()}
+    return PairSupervision(table.frame, partners, device=device, **rest)
 
 
 def restored(table: Table, people: pd.DataFrame, feasible: Feasible, drawn: Rows) -> pd.DataFrame:
