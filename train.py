@@ -35,7 +35,7 @@ from recourse_gen import Constraints, RecourseGenerator, Schema, checkpoint, dat
 from recourse_gen.classifier import as_classifier, fit_classifier
 from recourse_gen.estimators import ForeignTypesError
 from recourse_gen.judge import GoldJudge
-from recourse_gen.options import check_flag, check_names, check_number, check_whole, construct
+from recourse_gen.options import check_flag, check_names, check_number, check_seed, check_whole, construct
 from recourse_gen.processes import first_to_fail
 from recourse_gen.search import SearchOptions
 
@@ -94,9 +94,7 @@ def _check_shape(config: dict[str, Any]) -> None:
 def check(config: dict[str, Any]) -> None:
     """Raise ValueError for what would otherwise fail only after the training."""
     _check_shape(config)
-    check_whole("seed", config["seed"], 0)
-    if config["seed"] >= 2**32:  # scikit-learn takes no more
-        raise ValueError(f"seed must be less than {2**32}, got {config['seed']}")
+    check_seed(config["seed"])
     folder, evaluated = Path(config["run"]), config["evaluation"]
     if checkpoint.is_finished(folder) and not config["overwrite"]:
         raise ValueError(f"{folder} already holds a finished run; pass overwrite=true or another run=PATH")

@@ -22,6 +22,7 @@ from sklearn.preprocessing import MinMaxScaler, OneHotEncoder
 from sklearn.utils.class_weight import compute_sample_weight
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from recourse_gen.options import random_state
 from recourse_gen.schema import Schema
 
 # What `fit_classifier` builds: the estimator, and the options in which it departs from scikit-learn's defaults.
@@ -287,7 +288,8 @@ def fit_classifier(
     unknown = [option for option in options if option not in known]
     if unknown:
         raise ValueError(f"classifier {name!r} has no option {unknown[0]!r}; available are {', '.join(sorted(known))}")
-    steps = [("encode", _encoder(schema)), ("model", kind(**{**defaults, "random_state": seed, **options}))]
+    given = {**defaults, "random_state": random_state(seed), **options}
+    steps = [("encode", _encoder(schema)), ("model", kind(**given))]
     weight = compute_sample_weight("balanced", target) if balanced else None
     # With metadata routing switched on, scikit-learn would refuse weights that no step asked for. OpenMP threads spin
     # while they wait: on busy cores, two of them boost ten times slower than one.
@@ -312,9 +314,7 @@ def check_target(target01: Any, rows: int) -> np.ndarray:
 
 
 def _encoder(schema: Schema) -> ColumnTransformer:
-    categories = [feature for feature in schema.features if feature.kind == "categorical"]
+    categories = [feature.name for feature in schema.features if feature.kind == "categorical"]
     numbers = [feature.name for feature in schema.features if feature.kind != "categorical"]
     one_hot = OneHotEncoder(drop="if_binary", handle_unknown="ignore", sparse_output=False)
-    return ColumnTransformer(
-        [("categories", one_hot, [feature.name for feature in categories]), ("numbers", MinMaxScaler(), numbers)]
-    )
+    return ColumnTransformer([("categories", one_hot, categories), ("numbers", MinMaxScaler(), numbers)])

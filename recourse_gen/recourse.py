@@ -21,7 +21,7 @@ from recourse_gen.constraints import Constraints
 from recourse_gen.counterfactuals import Counterfactuals
 from recourse_gen.deadline import Deadline
 from recourse_gen.hub import Shareable
-from recourse_gen.options import check_names, check_whole, construct, effective
+from recourse_gen.options import check_names, check_seed, construct, effective
 from recourse_gen.pairs import PairOptions, PairSupervision
 from recourse_gen.personal import one_for_all, rules_for
 from recourse_gen.schema import Schema
@@ -36,7 +36,8 @@ COST_WEIGHT = 20.0  # of `generate`, where the caller names none
 class RecourseGenerator(Shareable):
     """Samples changes that would get a person approved: cheap, plausible, valid and allowed.
 
-    backbone: a registered name (`recourse_gen.registry.names`). seed: of weights, pairs and, by default, samples.
+    backbone: a registered name (`recourse_gen.registry.names`). seed: 0 to 2⁶³ − 1, of weights, pairs and, by
+    default, samples.
     target_class: the favourable class; None where classes are 0 and 1 or False and True.
     backbone_options: keyword arguments of the backbone class. pairs, training: keyword arguments of `PairOptions` and
     `TrainingOptions`. audit: keyword arguments of `Auditor`. schema: a `Schema`, or keyword arguments of
@@ -58,7 +59,7 @@ class RecourseGenerator(Shareable):
         audit: Mapping[str, Any] | None = None,
         schema: Schema | Mapping[str, Any] | None = None,
     ) -> None:
-        check_whole("seed", seed, 0)
+        check_seed(seed)
         self.backbone = backbone
         self.seed = int(seed)
         self.target_class = target_class

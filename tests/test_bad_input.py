@@ -90,6 +90,23 @@ def test_fit_refuses_wrong_outcomes(table: Table, classifier: Pipeline, small: d
         RecourseGenerator(**{**small, "target_class": target_class}).fit(frame, spoil(granted), classifier=classifier)
 
 
+@pytest.mark.parametrize("seed", [-1, 2**63, 2**70, True, 1.5, "1"])
+def test_a_seed_that_nothing_can_draw_from_is_refused_at_once(small: dict[str, Any], seed: Any) -> None:
+    with pytest.raises(ValueError, match="^seed must be "):
+        RecourseGenerator(**{**small, "seed": seed})
+
+
+@pytest.mark.parametrize("seed", [2**32 - 1, 2**32, 2**63 - 1])
+def test_any_other_seed_works(
+    table: Table, classifier: Pipeline, denied: pd.DataFrame, small: dict[str, Any], seed: int, tmp_path: Any
+) -> None:
+    given = {**small, "seed": seed, "training": {**small["training"], "steps": 1}}
+    generator = RecourseGenerator(**given).fit(*table, classifier=classifier)
+    found = generator.generate(denied.iloc[:3])
+    again = RecourseGenerator.load(generator.save(tmp_path), classifier=classifier).generate(denied.iloc[:3])
+    pd.testing.assert_frame_equal(found.report, again.report)
+
+
 def constant(value: float) -> Callable[[pd.DataFrame], np.ndarray]:
     return lambda frame: np.full(len(frame), value)
 

@@ -175,7 +175,7 @@ UNREAD: dict[str, str] = {
     "data.kinds=null": "data.kinds must map columns to values, got None",
     "run=null": "run must be the path of a folder, got None",
     "seed=-1": "seed must be a whole number of at least 0, got -1",
-    "seed=4294967296": "seed must be less than 4294967296",
+    "seed=9223372036854775808": "seed must be less than 9223372036854775808",
     "constraints.immutable=age": "constraints.immutable must list columns, got 'age'",
     "evaluation.tradeoff.candidates=4": "evaluation.tradeoff.candidates must be a list, got 4",
     **{
