@@ -12,6 +12,7 @@ import numpy as np
 
 T = TypeVar("T")
 SEEDS = 2**63  # so many: what PyTorch and NumPy take as well
+DIAL = (1e-30, 1e30)  # within which float32 has room for products and quotients
 _PLAIN: dict[str, tuple[str, Any]] = {  # by annotation: in words, and the types that are one
     "bool": ("true or false", (bool, np.bool_)),
     "int": ("a whole number", (int, np.integer)),
@@ -71,6 +72,11 @@ def check_flag(name: str, value: Any) -> None:
     """Raise ValueError unless `value` is true or false: any text would count as true."""
     if not isinstance(value, (bool, np.bool_)):
         raise ValueError(f"{name} must be true or false, got {value!r}")
+
+
+def check_dial(name: str, value: Any) -> None:
+    """Raise ValueError unless `value`, a λ or a temperature, is from 1e-30 to 1e30: float32 holds that."""
+    check_number(name, value, *DIAL)
 
 
 def check_whole(name: str, value: Any, least: float = 1) -> None:

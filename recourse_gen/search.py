@@ -21,7 +21,7 @@ from recourse_gen.cost import RecourseCost
 from recourse_gen.counterfactuals import REPORT, Counterfactuals
 from recourse_gen.deadline import Deadline
 from recourse_gen.noise import Noise
-from recourse_gen.options import check_flag, check_number, check_whole
+from recourse_gen.options import check_dial, check_flag, check_number, check_whole
 from recourse_gen.personal import Rules
 from recourse_gen.rows import Rows
 from recourse_gen.scoring import People, Scorer, as_frame
@@ -64,7 +64,7 @@ class SearchOptions:
         check_whole("seed", self.seed, -math.inf)
         check_number("confidence", self.confidence, 0.5, 1)
         for name in ("cost_weight", "temperature"):
-            check_number(name, getattr(self, name), 0, math.inf, closed=False)
+            check_dial(name, getattr(self, name))
         if self.time_budget is not None:
             check_number("time_budget", self.time_budget, 0, math.inf, closed=False)
         policy(self.select)
