@@ -73,7 +73,7 @@ def _check_shape(config: dict[str, Any]) -> None:
     for name in GROUPS:
         if not isinstance(value := OmegaConf.select(OmegaConf.create(config), name), DictConfig):
             raise ValueError(f"{name} must map options to values, got {value!r}")
-    for name in ("schema.kinds", "data.kinds", "constraints.monotone"):
+    for name in ("schema.kinds", "data.kinds", "data.monotone", "constraints.monotone"):
         group, option = name.split(".")
         if not isinstance(value := config[group].get(option, {}), dict):
             raise ValueError(f"{name} must map columns to values, got {value!r}")
@@ -272,6 +272,9 @@ def leave(code: int, words: str = "") -> None:
 def wrong_option(error: Exception) -> str:
     """What Hydra found wrong with the command line, and the options that exist beside a misspelt one."""
     message = str(error).partition("Config search path:")[0]
+    listed_as = re.match(r"Error merging override (.+?)=(.+)", message)
+    if listed_as and "ListConfig" in str(error.__cause__):
+        return f"{listed_as[1]} must be a mapping, {{name: value}}, got the list {listed_as[2]}"
     misspelt = re.match(r"Could not override '(.+)'", message)
     if not misspelt:
         return message

@@ -220,6 +220,7 @@ WRONG: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "option behind a plus": (("+backbone.depth=3",), ("backbone.depth", "width")),
     "constraint": (("constraints.immutable=[height]",), ("'height'", "x1, x2")),
     "mapping": (("constraints.monotone={x1:increase}",), ("'constraints.monotone' is a mapping", "+constraints.mono")),
+    "list": (("constraints.monotone=[x1]",), ("constraints.monotone must be a mapping", "[x1]")),
     "syntax": (("training.steps=[",), ("'['",)),
     "path": (("data=csv",), ("data.path=",)),
     "file": (("data=csv", "data.path=/nowhere/a.csv", "data.target=y"), ("there is no file /nowhere/a.csv",)),
