@@ -16,7 +16,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from recourse_gen import Constraints, RecourseGenerator, Schema, checkpoint, data, evaluation, fidelity, training
+from recourse_gen import Constraints, RecourseGenerator, Schema, checkpoint, data, evaluation, fidelity, lock, training
 from recourse_gen.classifier import as_classifier, fit_classifier
 from recourse_gen.estimators import ForeignTypesError
 from recourse_gen.judge import GoldJudge
@@ -219,29 +219,44 @@ def report(generator: RecourseGenerator, given: World, config: dict[str, Any], w
     console.print(f"Run folder: {folder} ({total:.0f} s)", highlight=False, soft_wrap=True)
 
 
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """The run folder, for this run alone. One made here is removed if the run fails before anything was trained."""
+    made_here = not folder.exists()
+    with lock.alone(folder):
+        try:
+            yield
+        except Exception:
+            # What was trained outlives a failed evaluation.
+            if made_here and not any((folder / name).exists() for name in (checkpoint.WEIGHTS, checkpoint.STATE)):
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+def run(config: dict[str, Any]) -> None:
+    """All of it, once `check` has passed."""
+    watch, processes = Stopwatch(), training.processes()
+    given = world(config, watch)
+    generator = fit(config, given, watch)
+    processes.wait_for_everyone()
+    processes.destroy_process_group()  # the others need not wait for the evaluation
+    if processes.is_main_process:
+        report(generator, given, config, watch)
+
+
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
 def main(composed: DictConfig) -> None:
     warnings.formatwarning = lambda message, *_args, **_kwargs: f"note: {message}\n"
     processes = training.processes()
     if not processes.is_main_process:
         warnings.simplefilter("ignore")  # the main process says the same
-    watch = Stopwatch()
     config: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
-    folder = Path(str(config["run"]))
-    made_here = not folder.exists()
     try:
         check(config)
         use_threads(config["threads"])
-        given = world(config, watch)
-        generator = fit(config, given, watch)
-        processes.wait_for_everyone()
-        processes.destroy_process_group()  # the others need not wait for the evaluation
-        if processes.is_main_process:
-            report(generator, given, config, watch)
+        with claimed(Path(config["run"])) if processes.is_main_process else nullcontext():
+            run(config)
     except Exception as error:
-        kept = any((folder / name).exists() for name in (checkpoint.WEIGHTS, checkpoint.STATE))
-        if processes.is_main_process and made_here and not kept:  # what was trained outlives a failed evaluation
-            shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, (ValueError, ArithmeticError, OSError)):
             refuse(str(error))
         if processes.num_processes == 1:
