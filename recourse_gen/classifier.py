@@ -54,8 +54,8 @@ def as_classifier(
 
     model: one of
         an object with ``predict_proba(frame)`` (scikit-learn, XGBoost, LightGBM), its columns named by ``classes_``;
-        a ``torch.nn.Module``, called in eval mode on a float32 ``(B, D)`` tensor of the columns, which must be numbers
-        or booleans. It returns *logits*: ``(B,)`` or ``(B, 1)`` goes through a sigmoid, ``(B, L)`` through a softmax;
+        a ``torch.nn.Module``, called in eval mode on a ``(B, D)`` tensor of numbers or booleans, float64 if its weights
+        are, else float32. It returns *logits*: a sigmoid follows on ``(B,)`` or ``(B, 1)``, a softmax on ``(B, L)``;
         any callable from a frame to probabilities, ``(B,)`` or ``(B, L)``;
         an object with ``probability(frame)``.
     target_class: the favourable class: a member of ``classes_``, or the column's position where a model names no
@@ -224,10 +224,10 @@ def _module_scores(module: torch.nn.Module, target_class: Any, frame: pd.DataFra
                 f"column {name!r} is not numeric ({frame[name].dtype}), which a torch module cannot take; "
                 "pass a callable that encodes the frame"
             )
-    first = next(module.parameters(), None)
-    device = torch.device("cpu") if first is None else first.device
+    weight: torch.Tensor = next(module.parameters(), torch.zeros(0, dtype=torch.float32))
+    dtype = np.float64 if weight.dtype == torch.float64 else np.float32
     with _evaluating(module), torch.no_grad():
-        logits = module(torch.tensor(frame.to_numpy(dtype=np.float32), device=device))
+        logits = module(torch.tensor(frame.to_numpy(dtype=dtype), device=weight.device))
         if not isinstance(logits, torch.Tensor) or logits.dim() not in (1, 2):
             raise _OutputError("the torch module must return one tensor of logits, (B,), (B, 1) or (B, L)")
         wide = logits.dim() == 2 and logits.shape[1] > 1

@@ -268,7 +268,9 @@ def columns_of(frame: pd.DataFrame, names: Collection[str]) -> dict[str, np.ndar
 
 def _scale(schema: Schema, values: np.ndarray) -> Tensor:
     scaled = [feature.scaled(values[:, n]) for n, feature in enumerate(schema.numbers)]
-    return torch.from_numpy(np.stack(scaled, 1).astype(np.float32)) if scaled else torch.zeros(len(values), 0)
+    if not scaled:
+        return torch.zeros(len(values), 0, dtype=torch.float32)
+    return torch.from_numpy(np.stack(scaled, 1).astype(np.float32))
 
 
 def _among(values: np.ndarray, options: Collection[Any]) -> np.ndarray:

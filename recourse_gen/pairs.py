@@ -286,7 +286,8 @@ class PairSupervision:
     def draw_cost_weight(self, batch_size: int, generator: torch.Generator) -> Tensor:
         """λ per row, float32 ``(B,)``, log-uniform on the configured range."""
         low, high = map(math.log, self.options.cost_weight_range)
-        return torch.exp(low + (high - low) * torch.rand(batch_size, generator=generator, device=self.device))
+        uniform = torch.rand(batch_size, generator=generator, device=self.device, dtype=torch.float32)
+        return torch.exp(low + (high - low) * uniform)
 
     def nearest(self) -> Rows:
         """Each remaining factual's cheapest partner, ``(F, ·)``."""

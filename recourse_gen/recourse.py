@@ -10,12 +10,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from recourse_gen import checkpoint, registry, training
 from recourse_gen.audit import Auditor
 from recourse_gen.backbone import Backbone
-from recourse_gen.budget import check_network
 from recourse_gen.classifier import Classifier, as_classifier
 from recourse_gen.constraints import Constraints
 from recourse_gen.counterfactuals import Counterfactuals
@@ -104,7 +102,7 @@ class RecourseGenerator(Shareable):
         X = self.transform.check(X)
         self.constraints = one_for_all(Constraints() if constraints is None else constraints, schema)
         self.classifier: Classifier = as_classifier(classifier, target_class=self.target_class, columns=X.dtypes)
-        model = _build(backbone_class, schema, self.backbone_options, self.seed)
+        model = registry.build(backbone_class, schema, self.backbone_options, self.seed)
         probability = self.classifier.probability(X)
         favourable = probability > 0.5 if y is None else _favourable(y, self.target_class, len(X))
         rows = self.transform.encode(X)
@@ -278,7 +276,9 @@ class RecourseGenerator(Shareable):
         given = saved.classifier() if classifier is None else classifier
         generator.classifier = as_classifier(given, target_class=config["target_class"], columns=saved.transform.dtypes)
         generator.auditor, known = saved.auditor(), registry.load(generator.backbone)
-        generator.model = saved.network(lambda: _build(known, schema, generator.backbone_options, generator.seed))
+        generator.model = saved.network(
+            lambda: registry.build(known, schema, generator.backbone_options, generator.seed)
+        )
         generator.model.to(training.processes().device if device is None else device).eval()
         return generator
 
@@ -290,14 +290,6 @@ class RecourseGenerator(Shareable):
         if self.model is None:
             raise ValueError("this generator is not fitted; call fit or load first")
         return self.model
-
-
-def _build(cls: type[Backbone], schema: Schema, options: Mapping[str, Any], seed: int) -> Backbone:
-    """A backbone with weights fixed by the seed; the process's own random state is left as it was."""
-    check_network(schema, options)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        return construct(cls, "backbone", options, schema)
 
 
 def _favourable(y: Any, target_class: Any, rows: int) -> np.ndarray:
