@@ -16,7 +16,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from recourse_gen import Constraints, RecourseGenerator, Schema, checkpoint, data, evaluation, fidelity, training
+from recourse_gen import Constraints, RecourseGenerator, Schema, checkpoint, data, evaluation, fidelity, lock, training
 from recourse_gen.classifier import as_classifier, fit_classifier
 from recourse_gen.estimators import ForeignTypesError
 from recourse_gen.judge import GoldJudge
-from recourse_gen.options import check_flag, check_names, check_number, check_whole, construct
+from recourse_gen.options import check_flag, check_names, check_number, check_seed, check_whole, construct
 from recourse_gen.processes import first_to_fail
 from recourse_gen.search import SearchOptions
 
@@ -73,7 +73,7 @@ def _check_shape(config: dict[str, Any]) -> None:
     for name in GROUPS:
         if not isinstance(value := OmegaConf.select(OmegaConf.create(config), name), DictConfig):
             raise ValueError(f"{name} must map options to values, got {value!r}")
-    for name in ("schema.kinds", "data.kinds", "constraints.monotone"):
+    for name in ("schema.kinds", "data.kinds", "data.monotone", "constraints.monotone"):
         group, option = name.split(".")
         if not isinstance(value := config[group].get(option, {}), dict):
             raise ValueError(f"{name} must map columns to values, got {value!r}")
@@ -94,9 +94,7 @@ def _check_shape(config: dict[str, Any]) -> None:
 def check(config: dict[str, Any]) -> None:
     """Raise ValueError for what would otherwise fail only after the training."""
     _check_shape(config)
-    check_whole("seed", config["seed"], 0)
-    if config["seed"] >= 2**32:  # scikit-learn takes no more
-        raise ValueError(f"seed must be less than {2**32}, got {config['seed']}")
+    check_seed(config["seed"])
     folder, evaluated = Path(config["run"]), config["evaluation"]
     if checkpoint.is_finished(folder) and not config["overwrite"]:
         raise ValueError(f"{folder} already holds a finished run; pass overwrite=true or another run=PATH")
@@ -221,29 +219,44 @@ def report(generator: RecourseGenerator, given: World, config: dict[str, Any], w
     console.print(f"Run folder: {folder} ({total:.0f} s)", highlight=False, soft_wrap=True)
 
 
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """The run folder, for this run alone. One made here is removed if the run fails before anything was trained."""
+    made_here = not folder.exists()
+    with lock.alone(folder):
+        try:
+            yield
+        except Exception:
+            # What was trained outlives a failed evaluation.
+            if made_here and not any((folder / name).exists() for name in (checkpoint.WEIGHTS, checkpoint.STATE)):
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+def run(config: dict[str, Any]) -> None:
+    """All of it, once `check` has passed."""
+    watch, processes = Stopwatch(), training.processes()
+    given = world(config, watch)
+    generator = fit(config, given, watch)
+    training.meet()
+    processes.destroy_process_group()  # the others need not wait for the evaluation
+    if processes.is_main_process:
+        report(generator, given, config, watch)
+
+
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
 def main(composed: DictConfig) -> None:
     warnings.formatwarning = lambda message, *_args, **_kwargs: f"note: {message}\n"
     processes = training.processes()
     if not processes.is_main_process:
         warnings.simplefilter("ignore")  # the main process says the same
-    watch = Stopwatch()
     config: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
-    folder = Path(str(config["run"]))
-    made_here = not folder.exists()
     try:
         check(config)
         use_threads(config["threads"])
-        given = world(config, watch)
-        generator = fit(config, given, watch)
-        training.meet()
-        processes.destroy_process_group()  # the others need not wait for the evaluation
-        if processes.is_main_process:
-            report(generator, given, config, watch)
+        with claimed(Path(config["run"])) if processes.is_main_process else nullcontext():
+            run(config)
     except Exception as error:
-        kept = any((folder / name).exists() for name in (checkpoint.WEIGHTS, checkpoint.STATE))
-        if processes.is_main_process and made_here and not kept:  # what was trained outlives a failed evaluation
-            shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, (ValueError, ArithmeticError, OSError)):
             refuse(str(error))
         if processes.num_processes == 1:
@@ -274,6 +287,9 @@ def leave(code: int, words: str = "") -> None:
 def wrong_option(error: Exception) -> str:
     """What Hydra found wrong with the command line, and the options that exist beside a misspelt one."""
     message = str(error).partition("Config search path:")[0]
+    listed_as = re.match(r"Error merging override (.+?)=(.+)", message)
+    if listed_as and "ListConfig" in str(error.__cause__):
+        return f"{listed_as[1]} must be a mapping, {{name: value}}, got the list {listed_as[2]}"
     misspelt = re.match(r"Could not override '(.+)'", message)
     if not misspelt:
         return message

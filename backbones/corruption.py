@@ -8,6 +8,7 @@ to trust what it sees, as cascaded diffusion does by conditioning augmentation (
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -41,10 +42,11 @@ class Corruption:
             return counterfactual
         at = self.pairs.locate(factual)
         other = self.pairs.draw(at.clamp(min=0), cost_weight).flatten()
-        rate = 2 * self.share * torch.rand(len(at), 1, device=at.device).masked_fill_(at[:, None] < 0, 0.0)
+        uniform = partial(torch.rand, device=at.device, dtype=torch.float32)
+        rate = 2 * self.share * uniform(len(at), 1).masked_fill_(at[:, None] < 0, 0.0)
         return Rows(
             *(
-                torch.where(torch.rand(mine.shape, device=at.device) < rate, theirs, mine)
+                torch.where(uniform(mine.shape) < rate, theirs, mine)
                 for mine, theirs in zip(counterfactual, other, strict=True)
             )
         )

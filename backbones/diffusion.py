@@ -84,7 +84,7 @@ class DiffusionBackbone(EndpointBackbone):
         stream, end = self.stream(cost_weight.device), self.encode(counterfactual)
         time = 1 - self.times(end.batch_size, cost_weight.device, stream)
         sigma = self.sigma(time)
-        epsilon = torch.randn(end.num.shape, device=time.device, generator=stream)
+        epsilon = torch.randn(end.num.shape, device=time.device, generator=stream, dtype=torch.float32)
         hidden = (time * len(self.levels)).ceil()
         masked = self.ranks(end.cat, stream) < hidden
         context = self.denoiser.context(self.encode(factual), cost_weight)
@@ -102,7 +102,7 @@ class DiffusionBackbone(EndpointBackbone):
     def walk(self, candidates: Candidates) -> tuple[Rows, Tensor]:
         """Numbers follow the probability flow (EDM, eq. 1) while tokens are unmasked; the last step lands."""
         columns = len(self.levels)
-        sigma = [*self.sigma(torch.linspace(1, 0, self.steps + 1)[:-1]).tolist(), 0.0]
+        sigma = [*self.sigma(torch.linspace(1, 0, self.steps + 1, dtype=torch.float32)[:-1]).tolist(), 0.0]
         numbers, cat = Descent(sigma[0] * candidates.gaussian()), self.levels.expand_as(candidates.factual.cat)
         # Columns without a choice go first, so that all others see them.
         turn = (candidates.uniform() - candidates.fixed().float()).argsort(1).argsort(1)

@@ -134,13 +134,13 @@ class EndpointBackbone(Backbone):
     def times(rows: int, device: torch.device, stream: torch.Generator | None) -> Tensor:
         """One time in [0, 1) per row, ``(B, 1)``, evenly spread: uniform each, of low variance together
         (the low-discrepancy sampler of Kingma et al. 2021, Variational Diffusion Models)."""
-        start = torch.rand(1, device=device, generator=stream)
-        return ((start + torch.arange(rows, device=device) / max(rows, 1)) % 1.0)[:, None]
+        start = torch.rand(1, device=device, generator=stream, dtype=torch.float32)
+        return ((start + torch.arange(rows, device=device, dtype=torch.float32) / max(rows, 1)) % 1.0)[:, None]
 
     @staticmethod
     def ranks(like: Tensor, stream: torch.Generator | None) -> Tensor:
         """A random permutation of 0 to C − 1 per row, ``(B, C)``."""
-        return torch.rand(like.shape, device=like.device, generator=stream).argsort(1)
+        return torch.rand(like.shape, device=like.device, generator=stream, dtype=torch.float32).argsort(1)
 
 
 class Candidates:

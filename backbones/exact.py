@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,8 +32,9 @@ class PartnerBackbone(Backbone):
     """Answers with training rows: the K nearest that the factual may become. M partners.
 
     Every constraint counts when the K are chosen, `max_changes` and `ordered` too; a column that differs from the
-    factual's is a change. A factual that may become none of the partners gets its own row back, which no classifier
-    that turned it down accepts.
+    factual's is a change. Where `max_changes` leaves a factual none of the partners, it goes a part of the way to those
+    that it may become otherwise: each sample takes over so many of their columns, at random. A factual that may become
+    none even so gets its own row back, which no classifier that turned it down accepts.
     """
 
     observed = ("partner_num", "partner_cat")
@@ -75,16 +77,31 @@ class PartnerBackbone(Backbone):
         noise: Noise,
     ) -> Rows:
         """S of each factual's K nearest admissible partners; which ones, a subclass says in `choose`."""
+        sharpness = (cost_weight.double() / temperature).clamp(max=1e300)  # finite, or the nearest would weigh 0·∞
+        drawn, found = self._draw(factual, num_samples, sharpness, feasible, noise)
+        if feasible is None or feasible.max_changes is None or found.all():
+            return drawn
+        at = (~found).nonzero()[:, 0]
+        some, rules, noise = factual.take(at), feasible.take(at.cpu().numpy()), noise.take(at)
+        whole, found = self._draw(some, num_samples, sharpness[at], replace(rules, max_changes=None), noise)
+        part = rules.settle(self.schema, some, _some_columns(some, whole, feasible.max_changes, noise))
+        num, cat = (torch.where(found[:, None, None], *each) for each in zip(part, whole, strict=True))
+        return Rows(drawn.num.index_copy(0, at, num), drawn.cat.index_copy(0, at, cat))
+
+    def _draw(
+        self, factual: Rows, num_samples: int, sharpness: Tensor, feasible: Feasible | None, noise: Noise
+    ) -> tuple[Rows, Tensor]:
+        """Partners ``(B, S, ·)``, and bool ``(B,)``: who may become one; the others get their own row."""
         costs, index = self.nearest(factual, feasible)
         count = costs.isfinite().sum(1, keepdim=True)
-        sharpness = (cost_weight.double() / temperature).clamp(max=1e300)  # finite, or the nearest would weigh 0·∞
         rank = self.choose(costs, sharpness, num_samples, noise)
         chosen = index.gather(1, torch.minimum(rank, count - 1).clamp_(min=0))
-        lonely = (count == 0)[:, :, None]
-        return Rows(
-            torch.where(lonely, factual.num[:, None], self.partner_num[chosen]),
-            torch.where(lonely, factual.cat[:, None], self.partner_cat[chosen]),
+        found = count > 0
+        drawn = Rows(
+            torch.where(found[:, :, None], self.partner_num[chosen], factual.num[:, None]),
+            torch.where(found[:, :, None], self.partner_cat[chosen], factual.cat[:, None]),
         )
+        return drawn, found[:, 0]
 
     @abstractmethod
     def choose(self, costs: Tensor, sharpness: Tensor, num_samples: int, noise: Noise) -> Tensor:
@@ -197,6 +214,18 @@ class NearestBackbone(PartnerBackbone):
         """The ranks that follow the samples drawn before."""
         rank = torch.arange(noise.first_sample, noise.first_sample + num_samples, device=costs.device)
         return rank.clamp(max=costs.shape[1] - 1).expand(len(costs), -1)
+
+
+def _some_columns(factual: Rows, drawn: Rows, most: int, noise: Noise) -> Rows:
+    """`drawn` ``(B, S, ·)`` with all but `most` of the columns that differ put back, drawn anew for each sample."""
+    own = Rows(factual.num[:, None], factual.cat[:, None])
+    differs = torch.cat([drawn.num != own.num, drawn.cat != own.cat], 2)
+    turn = noise.uniform(*differs.shape[1:]).masked_fill(~differs, math.inf)
+    kept = turn.argsort(dim=2, stable=True).argsort(dim=2) < most
+    numbers = drawn.num.shape[2]
+    return Rows(
+        torch.where(kept[..., :numbers], drawn.num, own.num), torch.where(kept[..., numbers:], drawn.cat, own.cat)
+    )
 
 
 def _cells(rows: Rows) -> Tensor:

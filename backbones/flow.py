@@ -74,10 +74,10 @@ class FlowBackbone(EndpointBackbone):
         progress = self.times(end.batch_size, cost_weight.device, stream)
         noise_left = (1 - progress).clamp(min=0.01) ** 2
         t = 1 - noise_left
-        epsilon = torch.randn(end.num.shape, device=t.device, generator=stream)
+        epsilon = torch.randn(end.num.shape, device=t.device, generator=stream, dtype=torch.float32)
         decided = (progress * len(self.levels)).floor()
         shown = self.ranks(end.cat, stream) < decided
-        uniform = torch.rand(end.cat.shape, device=t.device, generator=stream)
+        uniform = torch.rand(end.cat.shape, device=t.device, generator=stream, dtype=torch.float32)
         cat = torch.where(shown, self._evidence(factual, end, cost_weight), self._start(factual.cat, uniform))
         context = self.denoiser.context(self.encode(factual), cost_weight)
         state = Rows(noise_left * epsilon + t * end.num, cat)

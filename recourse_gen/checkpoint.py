@@ -26,6 +26,7 @@ from recourse_gen import audit, estimators, files, resumption
 from recourse_gen.backbone import Backbone
 from recourse_gen.budget import Budget, check_schema
 from recourse_gen.files import MEGABYTE, replace_file
+from recourse_gen.options import SEEDS
 from recourse_gen.schema import Schema
 from recourse_gen.transform import TableTransform
 
@@ -249,7 +250,7 @@ def _parse_config(path: Path, data: bytes) -> dict[str, Any]:
     for name, kind in _CONFIG.items():
         if name not in config or not isinstance(config[name], kind):
             raise ValueError(f"{path} is damaged: it has no {name}")
-    if not 0 <= config["seed"] < 2**63:
+    if not 0 <= config["seed"] < SEEDS:
         raise ValueError(f"{path} is damaged: no generator has the seed {_short(config['seed'])}")
     ordered = config["constraints"].get("ordered", [])
     if not isinstance(ordered, list) or len(ordered) > _ORDERED:

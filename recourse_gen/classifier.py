@@ -22,6 +22,7 @@ from sklearn.preprocessing import MinMaxScaler, OneHotEncoder
 from sklearn.utils.class_weight import compute_sample_weight
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from recourse_gen.options import random_state
 from recourse_gen.schema import Schema
 
 # What `fit_classifier` builds: the estimator, and the options in which it departs from scikit-learn's defaults.
@@ -53,8 +54,8 @@ def as_classifier(
 
     model: one of
         an object with ``predict_proba(frame)`` (scikit-learn, XGBoost, LightGBM), its columns named by ``classes_``;
-        a ``torch.nn.Module``, called in eval mode on a float32 ``(B, D)`` tensor of the columns, which must be numbers
-        or booleans. It returns *logits*: ``(B,)`` or ``(B, 1)`` goes through a sigmoid, ``(B, L)`` through a softmax;
+        a ``torch.nn.Module``, called in eval mode on a ``(B, D)`` tensor of numbers or booleans, float64 if its weights
+        are, else float32. It returns *logits*: a sigmoid follows on ``(B,)`` or ``(B, 1)``, a softmax on ``(B, L)``;
         any callable from a frame to probabilities, ``(B,)`` or ``(B, L)``;
         an object with ``probability(frame)``.
     target_class: the favourable class: a member of ``classes_``, or the column's position where a model names no
@@ -223,10 +224,10 @@ def _module_scores(module: torch.nn.Module, target_class: Any, frame: pd.DataFra
                 f"column {name!r} is not numeric ({frame[name].dtype}), which a torch module cannot take; "
                 "pass a callable that encodes the frame"
             )
-    first = next(module.parameters(), None)
-    device = torch.device("cpu") if first is None else first.device
+    weight: torch.Tensor = next(module.parameters(), torch.zeros(0, dtype=torch.float32))
+    dtype = np.float64 if weight.dtype == torch.float64 else np.float32
     with _evaluating(module), torch.no_grad():
-        logits = module(torch.tensor(frame.to_numpy(dtype=np.float32), device=device))
+        logits = module(torch.tensor(frame.to_numpy(dtype=dtype), device=weight.device))
         if not isinstance(logits, torch.Tensor) or logits.dim() not in (1, 2):
             raise _OutputError("the torch module must return one tensor of logits, (B,), (B, 1) or (B, L)")
         wide = logits.dim() == 2 and logits.shape[1] > 1
@@ -287,7 +288,8 @@ def fit_classifier(
     unknown = [option for option in options if option not in known]
     if unknown:
         raise ValueError(f"classifier {name!r} has no option {unknown[0]!r}; available are {', '.join(sorted(known))}")
-    steps = [("encode", _encoder(schema)), ("model", kind(**{**defaults, "random_state": seed, **options}))]
+    given = {**defaults, "random_state": random_state(seed), **options}
+    steps = [("encode", _encoder(schema)), ("model", kind(**given))]
     weight = compute_sample_weight("balanced", target) if balanced else None
     # With metadata routing switched on, scikit-learn would refuse weights that no step asked for. OpenMP threads spin
     # while they wait: on busy cores, two of them boost ten times slower than one.
@@ -312,9 +314,7 @@ def check_target(target01: Any, rows: int) -> np.ndarray:
 
 
 def _encoder(schema: Schema) -> ColumnTransformer:
-    categories = [feature for feature in schema.features if feature.kind == "categorical"]
+    categories = [feature.name for feature in schema.features if feature.kind == "categorical"]
     numbers = [feature.name for feature in schema.features if feature.kind != "categorical"]
     one_hot = OneHotEncoder(drop="if_binary", handle_unknown="ignore", sparse_output=False)
-    return ColumnTransformer(
-        [("categories", one_hot, [feature.name for feature in categories]), ("numbers", MinMaxScaler(), numbers)]
-    )
+    return ColumnTransformer([("categories", one_hot, categories), ("numbers", MinMaxScaler(), numbers)])

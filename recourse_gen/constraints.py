@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from numbers import Real
 from typing import Any
@@ -30,8 +30,9 @@ class Constraints:
     immutable: columns that keep the factual's value.
     monotone: numeric column to ``"increase"`` or ``"decrease"``, the only direction in which it may move.
     ranges: numeric column to ``(low, high)``, either end None for no limit.
-    allowed: token column to the values it may end on, or to a mapping from today's value to those values (a value
-        that the mapping lacks must stay). A person who stands on a value that is not allowed has to move.
+    allowed: token column to the values it may end on (a list, an array or a Series), or to a mapping from today's value
+        to those values (a value that the mapping lacks must stay). A person who stands on a value that is not allowed
+        has to move.
     max_changes: at most this many columns may change.
     ordered: pairs of numeric columns ``(a, b)`` with a ≤ b.
     together: groups of columns of which all change or none does, whatever the values; groups that share a column are
@@ -70,18 +71,21 @@ class Constraints:
             )
             if not (numeric and np.less_equal(*self._limits(name))):
                 raise ValueError(f"ranges[{name!r}] must be (low, high) with low ≤ high, got {limits!r}")
+        object.__setattr__(self, "allowed", {name: _listed(rule) for name, rule in self.allowed.items()})
         for name, rule in self.allowed.items():
-            for values in rule.values() if isinstance(rule, Mapping) else [rule]:
+            for values in [rule.keys(), *rule.values()] if isinstance(rule, Mapping) else [rule]:
                 if isinstance(values, str) or not isinstance(values, Collection):
                     raise ValueError(f"allowed[{name!r}] must list values, or map values to lists, got {rule!r}")
+                if pd.Series([*values], dtype=object).isna().any():
+                    raise ValueError(f"allowed[{name!r}] lists a missing value, which no column may hold, in {rule!r}")
         for pair in self.ordered:
-            if isinstance(pair, str) or not isinstance(pair, Collection) or len(pair) != 2:
+            if not _are_columns(pair) or len(pair) != 2:
                 raise ValueError(f"ordered must list pairs of columns (a, b) with a ≤ b, got {pair!r}")
         circular = [a for a, b in closure(self.ordered) if a == b]
         if circular:
             raise ValueError(f"ordered runs in a circle through {circular[0]!r}")
         for group in self.together:
-            if isinstance(group, str) or not isinstance(group, Collection) or not len(group) == len(set(group)) >= 2:
+            if not _are_columns(group) or not len(group) == len(set(group)) >= 2:
                 raise ValueError(f"together must list groups of two columns or more, got {group!r}")
         count = self.max_changes
         if count is not None and (isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 1):
@@ -264,7 +268,9 @@ def columns_of(frame: pd.DataFrame, names: Collection[str]) -> dict[str, np.ndar
 
 def _scale(schema: Schema, values: np.ndarray) -> Tensor:
     scaled = [feature.scaled(values[:, n]) for n, feature in enumerate(schema.numbers)]
-    return torch.from_numpy(np.stack(scaled, 1).astype(np.float32)) if scaled else torch.zeros(len(values), 0)
+    if not scaled:
+        return torch.zeros(len(values), 0, dtype=torch.float32)
+    return torch.from_numpy(np.stack(scaled, 1).astype(np.float32))
 
 
 def _among(values: np.ndarray, options: Collection[Any]) -> np.ndarray:
@@ -273,6 +279,22 @@ def _among(values: np.ndarray, options: Collection[Any]) -> np.ndarray:
     for option in options:
         found |= values == option
     return found
+
+
+def _are_columns(names: Any) -> bool:
+    """Whether it is a list of what may be names; a text is one name."""
+    return (
+        isinstance(names, Collection)
+        and not isinstance(names, str)
+        and all(isinstance(name, Hashable) for name in names)
+    )
+
+
+def _listed(rule: Any) -> Any:
+    """A rule of `allowed` with lists of Python's scalars in the place of arrays and Series."""
+    if isinstance(rule, Mapping):
+        return {origin: _listed(targets) for origin, targets in rule.items()}
+    return rule.tolist() if hasattr(rule, "tolist") else rule
 
 
 def _plain(value: Any) -> Any:

@@ -24,7 +24,7 @@ class RecourseCost:
         # One table of coordinates for all token columns: row offset[c] + code holds the level's coordinates.
         widths = [1 if f.kind == "ordinal" or len(f.levels) <= 2 else len(f.levels) for f in schema.tokens]
         sizes = [len(feature.levels) for feature in schema.tokens]
-        table, start, begin = torch.zeros(sum(sizes), sum(widths)), 0, 0
+        table, start, begin = torch.zeros(sum(sizes), sum(widths), dtype=torch.float32), 0, 0
         for feature, width, size in zip(schema.tokens, widths, sizes, strict=True):
             block = torch.eye(size) / 2 if width > 1 else torch.as_tensor(feature.level_values).float()[:, None]
             table[start : start + size, begin : begin + width] = block
@@ -40,7 +40,8 @@ class RecourseCost:
         self._values = torch.as_tensor(np.concatenate([*values, np.zeros(0)]), dtype=torch.float32)
         columns = [*schema.numbers, *schema.tokens]
         self._column_weight = torch.as_tensor([f.weight for f in columns], dtype=torch.float32)
-        self._cap = torch.as_tensor([1.0 if f.kind == "categorical" else math.inf for f in columns])
+        caps = [1.0 if f.kind == "categorical" else math.inf for f in columns]
+        self._cap = torch.as_tensor(caps, dtype=torch.float32)
         self._most = float(sum(f.weight for f, width in zip(schema.tokens, widths, strict=True) if width > 1))
 
     @property

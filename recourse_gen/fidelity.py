@@ -19,7 +19,7 @@ from torch import Tensor
 from recourse_gen.backbone import Backbone
 from recourse_gen.constraints import Feasible
 from recourse_gen.noise import Noise
-from recourse_gen.options import check_number, check_whole
+from recourse_gen.options import check_dial, check_whole
 from recourse_gen.pairs import PairSupervision
 from recourse_gen.rows import Rows
 
@@ -131,7 +131,7 @@ def check(*, cost_weights: Sequence[float], samples: int, limit: int) -> None:
     if not isinstance(listed, (list, tuple)) or not listed:
         raise ValueError(f"cost_weights must list at least one number, got {cost_weights!r}")
     for value in cost_weights:
-        check_number("cost_weights", value, 0, math.inf, closed=False)
+        check_dial("cost_weights", value)
     check_whole("samples", samples, 2)
     check_whole("limit", limit)
 

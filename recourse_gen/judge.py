@@ -14,6 +14,7 @@ from sklearn.neighbors import LocalOutlierFactor
 from sklearn.utils.class_weight import compute_sample_weight
 
 from recourse_gen import metrics
+from recourse_gen.options import random_state
 from recourse_gen.schema import Schema
 
 
@@ -46,7 +47,7 @@ class GoldJudge:
         if rarest < 2:
             raise ValueError(f"the judge needs at least two rows of each outcome, got {rarest} of the rarer one")
         # All cores go to the trees of one forest at a time: fastest, and one forest in memory while it grows.
-        forest = RandomForestClassifier(self.n_estimators, random_state=self.seed, n_jobs=-1)
+        forest = RandomForestClassifier(self.n_estimators, random_state=random_state(self.seed), n_jobs=-1)
         model = CalibratedClassifierCV(forest, method="isotonic", cv=min(5, rarest))
         # The forest is the direct estimator (a pipeline would swallow the weights), and routing stays off: with it
         # on, scikit-learn passes weights only to estimators that request them.

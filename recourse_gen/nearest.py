@@ -54,7 +54,7 @@ class Nearest:
     ) -> Nearest:
         """Of every factual. block: factuals at a time."""
         people, k = match.factuals.batch_size, max(1, min(k, match.partners.batch_size))
-        costs = torch.full((people, k), math.inf, device=match.device)
+        costs = torch.full((people, k), math.inf, device=match.device, dtype=torch.float32)
         index = torch.zeros(people, k, dtype=torch.int32, device=match.device)
         for group, pool in match.groups():
             find = finder(match, pool.to(match.device), k)
@@ -89,7 +89,7 @@ class Nearest:
         while len(waiting):
             row = waiting // num_samples
             person, reach = at[row], bound[row]
-            uniform = torch.rand(3, len(row), generator=generator, device=device)
+            uniform = torch.rand(3, len(row), generator=generator, device=device, dtype=torch.float32)
             block = torch.searchsorted(reach, uniform[0, :, None] * reach[:, -1:], right=True)[:, 0]
             block = block.clamp_(max=bound.shape[1] - 1)  # rounding may put the last uniform past the end
             rank = edges[block] + (uniform[1] * sizes[person, block]).long()

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 T = TypeVar("T")
+SEEDS = 2**63  # so many: what PyTorch and NumPy take as well
+DIAL = (1e-30, 1e30)  # within which float32 has room for products and quotients
 _PLAIN: dict[str, tuple[str, Any]] = {  # by annotation: in words, and the types that are one
     "bool": ("true or false", (bool, np.bool_)),
     "int": ("a whole number", (int, np.integer)),
@@ -72,11 +74,28 @@ def check_flag(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be true or false, got {value!r}")
 
 
+def check_dial(name: str, value: Any) -> None:
+    """Raise ValueError unless `value`, a λ or a temperature, is from 1e-30 to 1e30: float32 holds that."""
+    check_number(name, value, *DIAL)
+
+
 def check_whole(name: str, value: Any, least: float = 1) -> None:
     """Raise ValueError unless `value` is a whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         bound = "" if least == -math.inf else f" of at least {least}"
         raise ValueError(f"{name} must be a whole number{bound}, got {value!r}")
+
+
+def check_seed(value: Any) -> None:
+    """Raise ValueError unless `value` is a whole number from 0 to 2⁶³ − 1."""
+    check_whole("seed", value, 0)
+    if value >= SEEDS:
+        raise ValueError(f"seed must be less than {SEEDS}, got {value}")
+
+
+def random_state(seed: int) -> int:
+    """What scikit-learn takes of a seed: its lowest 32 bits."""
+    return int(seed) % 2**32
 
 
 def check_number(name: str, value: Any, low: float, high: float, *, closed: bool = True) -> None:

@@ -176,7 +176,7 @@ class _Boxes:
         own = asked.square().sum(1)
         home = torch.addmm(self.centre.square().sum(1), asked, self.centre.T, alpha=-2.0).argmin(1)
         # The square of the asking row is the same for all, and left out of distances.
-        reach = torch.empty(len(asked))
+        reach = torch.empty(len(asked), dtype=torch.float32)
         for box in home.unique().tolist():
             at = (home == box).nonzero()[:, 0]
             reach[at] = self._apart(asked[at], box).topk(k, largest=False).values[:, -1]
@@ -195,7 +195,7 @@ class _Boxes:
 
     def _outside(self, asked: Tensor) -> Tensor:
         """Float32 ``(B, G)``: squared distances of rows ``(B, E)`` to the boxes, 0 inside."""
-        squares = torch.empty(len(asked), len(self.low))
+        squares = torch.empty(len(asked), len(self.low), dtype=torch.float32)
         size = max(1, _CELLS // self.low.numel())
         for some, out in zip(asked[:, None].split(size), squares.split(size), strict=True):
             gap = some.clamp(self.low, self.high).sub_(some)

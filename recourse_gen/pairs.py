@@ -19,7 +19,7 @@ from recourse_gen.constraints import Constraints
 from recourse_gen.cost import RecourseCost
 from recourse_gen.matching import Matching
 from recourse_gen.nearest import Nearest
-from recourse_gen.options import check_number, check_whole
+from recourse_gen.options import DIAL, check_number, check_whole
 from recourse_gen.pooled import Pooled
 from recourse_gen.processes import total
 from recourse_gen.rows import Rows
@@ -50,8 +50,11 @@ class PairOptions:
 
     def __post_init__(self) -> None:
         low, high = self.cost_weight_range
-        if not (0 < low <= high < math.inf):
-            raise ValueError(f"pairs.cost_weight must be positive, a number or (low, high), got {self.cost_weight!r}")
+        if not (DIAL[0] <= low <= high < DIAL[1]):
+            raise ValueError(
+                "pairs.cost_weight must be a number from 1e-30 to 1e30, or such a range (low, high), "
+                f"got {self.cost_weight!r}"
+            )
         if self.method not in METHODS:
             raise ValueError(f"pairs.method must be one of {', '.join(METHODS)}, got {self.method!r}")
         check_whole("pairs.top_k", self.top_k)
@@ -283,7 +286,8 @@ class PairSupervision:
     def draw_cost_weight(self, batch_size: int, generator: torch.Generator) -> Tensor:
         """λ per row, float32 ``(B,)``, log-uniform on the configured range."""
         low, high = map(math.log, self.options.cost_weight_range)
-        return torch.exp(low + (high - low) * torch.rand(batch_size, generator=generator, device=self.device))
+        uniform = torch.rand(batch_size, generator=generator, device=self.device, dtype=torch.float32)
+        return torch.exp(low + (high - low) * uniform)
 
     def nearest(self) -> Rows:
         """Each remaining factual's cheapest partner, ``(F, ·)``."""

@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from sklearn.utils.class_weight import compute_sample_weight
 
+from recourse_gen.options import random_state
 from recourse_gen.outliers import OutlierFactor
 from recourse_gen.votes import favourable
 from recourse_gen.workers import alone, shared
@@ -54,13 +55,14 @@ class Panel:
         what few rows allow. n_jobs: processor cores for the forests.
         """
         weight = compute_sample_weight("balanced", target)
+        state, *states = (random_state(seed + more) for more in (0, *LEAVES))
         # Forests that remember single rows, but not one that remembers each: it would agree with every label, also the
         # odd ones. What others say of a new row hangs on its nearest neighbours more than larger leaves can tell.
         models = (
-            HistGradientBoostingClassifier(max_iter=-(-n_estimators // 2), early_stopping=False, random_state=seed),
+            HistGradientBoostingClassifier(max_iter=-(-n_estimators // 2), early_stopping=False, random_state=state),
             *(
-                RandomForestClassifier(n_estimators, min_samples_leaf=leaf, random_state=seed + leaf, n_jobs=n_jobs)
-                for leaf in LEAVES
+                RandomForestClassifier(n_estimators, min_samples_leaf=leaf, random_state=state, n_jobs=n_jobs)
+                for leaf, state in zip(LEAVES, states, strict=True)
             ),
         )
         for model in models:
@@ -142,7 +144,8 @@ class Agreement:
         """
         if np.bincount(target, minlength=2).min() < 2 * FOLDS:
             return cls()
-        folds = [held for _, held in StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(features, target)]
+        thirds = StratifiedKFold(FOLDS, shuffle=True, random_state=random_state(seed))
+        folds = [held for _, held in thirds.split(features, target)]
         panels = [Panel.fit(features[at], target[at], seed=seed, **options) for at in folds]
         # Favoured means more likely than not, both where the classes weigh the same and where they weigh as they occur.
         favoured_above = max(0.5, 1.0 - float(target.mean()))

@@ -95,7 +95,7 @@ class Pooled:
         first = slot * many // parts
         length = (slot + 1) * many // parts - first
         turn = torch.rand(len(at), 1, generator=generator, device=device, dtype=torch.float64)
-        within = torch.rand(len(at), size, generator=generator, device=device)
+        within = torch.rand(len(at), size, generator=generator, device=device, dtype=torch.float32)
         step = torch.minimum((within * length).long(), length - 1).clamp_(min=0)
         place = (first + step + (turn * many).long()) % many
         choice = self._order[start + place].long()

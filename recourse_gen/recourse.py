@@ -10,18 +10,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from recourse_gen import checkpoint, registry, training
 from recourse_gen.audit import Auditor
 from recourse_gen.backbone import Backbone
-from recourse_gen.budget import check_network
 from recourse_gen.classifier import Classifier, as_classifier
 from recourse_gen.constraints import Constraints
 from recourse_gen.counterfactuals import Counterfactuals
 from recourse_gen.deadline import Deadline
 from recourse_gen.hub import Shareable
-from recourse_gen.options import check_names, check_whole, construct, effective
+from recourse_gen.options import check_names, check_seed, construct, effective
 from recourse_gen.pairs import PairOptions, PairSupervision
 from recourse_gen.personal import one_for_all, rules_for
 from recourse_gen.schema import Schema
@@ -36,7 +34,8 @@ COST_WEIGHT = 20.0  # of `generate`, where the caller names none
 class RecourseGenerator(Shareable):
     """Samples changes that would get a person approved: cheap, plausible, valid and allowed.
 
-    backbone: a registered name (`recourse_gen.registry.names`). seed: of weights, pairs and, by default, samples.
+    backbone: a registered name (`recourse_gen.registry.names`). seed: 0 to 2⁶³ − 1, of weights, pairs and, by
+    default, samples.
     target_class: the favourable class; None where classes are 0 and 1 or False and True.
     backbone_options: keyword arguments of the backbone class. pairs, training: keyword arguments of `PairOptions` and
     `TrainingOptions`. audit: keyword arguments of `Auditor`. schema: a `Schema`, or keyword arguments of
@@ -58,7 +57,7 @@ class RecourseGenerator(Shareable):
         audit: Mapping[str, Any] | None = None,
         schema: Schema | Mapping[str, Any] | None = None,
     ) -> None:
-        check_whole("seed", seed, 0)
+        check_seed(seed)
         self.backbone = backbone
         self.seed = int(seed)
         self.target_class = target_class
@@ -103,7 +102,7 @@ class RecourseGenerator(Shareable):
         X = self.transform.check(X)
         self.constraints = one_for_all(Constraints() if constraints is None else constraints, schema)
         self.classifier: Classifier = as_classifier(classifier, target_class=self.target_class, columns=X.dtypes)
-        model = _build(backbone_class, schema, self.backbone_options, self.seed)
+        model = registry.build(backbone_class, schema, self.backbone_options, self.seed)
         probability = self.classifier.probability(X)
         favourable = probability > 0.5 if y is None else _favourable(y, self.target_class, len(X))
         rows = self.transform.encode(X)
@@ -277,7 +276,9 @@ class RecourseGenerator(Shareable):
         given = saved.classifier() if classifier is None else classifier
         generator.classifier = as_classifier(given, target_class=config["target_class"], columns=saved.transform.dtypes)
         generator.auditor, known = saved.auditor(), registry.load(generator.backbone)
-        generator.model = saved.network(lambda: _build(known, schema, generator.backbone_options, generator.seed))
+        generator.model = saved.network(
+            lambda: registry.build(known, schema, generator.backbone_options, generator.seed)
+        )
         generator.model.to(training.processes().device if device is None else device).eval()
         return generator
 
@@ -289,14 +290,6 @@ class RecourseGenerator(Shareable):
         if self.model is None:
             raise ValueError("this generator is not fitted; call fit or load first")
         return self.model
-
-
-def _build(cls: type[Backbone], schema: Schema, options: Mapping[str, Any], seed: int) -> Backbone:
-    """A backbone with weights fixed by the seed; the process's own random state is left as it was."""
-    check_network(schema, options)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        return construct(cls, "backbone", options, schema)
 
 
 def _favourable(y: Any, target_class: Any, rows: int) -> np.ndarray:

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import torch
 
 from recourse_gen.backbone import Backbone
+from recourse_gen.budget import check_network
+from recourse_gen.options import construct
+from recourse_gen.schema import Schema
 
 GROUP = "recourse_gen.backbones"
 
@@ -40,6 +47,20 @@ def load(name: str) -> type[Backbone]:
     if not (isinstance(backbone, type) and issubclass(backbone, Backbone)):
         raise ValueError(f"the entry point {name!r} ({entry.value}) is not a recourse_gen.backbone.Backbone class")
     return backbone
+
+
+def build(cls: type[Backbone], schema: Schema, options: Mapping[str, Any], seed: int) -> Backbone:
+    """A backbone with weights fixed by the seed, in float32; the process's own random state and dtype are left as they
+    were. Raises ValueError for options that the class does not take."""
+    check_network(schema, options)
+    dtype = torch.get_default_dtype()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        torch.set_default_dtype(torch.float32)
+        try:
+            return construct(cls, "backbone", options, schema)
+        finally:
+            torch.set_default_dtype(dtype)
 
 
 def _entry(name: str) -> EntryPoint:

@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from numbers import Real
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -55,6 +57,11 @@ class Feature:
             if self.bounds is None or not np.isfinite(self.bounds).all() or not self.bounds[0] < self.bounds[1]:
                 raise ValueError(
                     f"column {self.name!r}: bounds must be two finite numbers low < high, got {self.bounds}"
+                )
+            low, high = map(float, self.bounds)
+            if not np.isfinite(high - low):
+                raise ValueError(
+                    f"column {self.name!r} spans {low:g} to {high:g}, a range that no float64 holds; divide its values"
                 )
             if list(self.levels) != sorted(set(self.levels)):
                 raise ValueError(f"column {self.name!r}: ordinal levels must be sorted and distinct")
@@ -145,6 +152,8 @@ class Schema:
             raise ValueError(f"tokenize must be one of {', '.join(TOKENIZE)}, got {tokenize!r}")
         check_frame(frame)
         for option, given in (("kinds", kinds), ("weights", weights), ("bounds", bounds)):
+            if not isinstance(given, (Mapping, NoneType)):
+                raise ValueError(f"{option} must map columns to values, got {given!r}")
             for name in given or {}:
                 if name not in frame.columns:
                     raise ValueError(f"{option} names column {name!r}, which the frame lacks")
@@ -154,9 +163,11 @@ class Schema:
             if bounds and name in bounds:
                 if feature.kind == "categorical":
                     raise ValueError(f"bounds names column {name!r}, which is categorical; only numbers have bounds")
-                low, high = bounds[name]
-                feature = replace(feature, bounds=(float(low), float(high)))
-            features.append(replace(feature, weight=float((weights or {}).get(name, 1.0))))
+                feature = replace(feature, bounds=_ends(name, bounds[name]))
+            weight: Any = (weights or {}).get(name, 1.0)
+            if not isinstance(weight, Real):
+                raise ValueError(f"column {name!r}: the cost weight must be a number, got {weight!r}")
+            features.append(replace(feature, weight=float(weight)))
         return cls(tuple(features))
 
     def to_json(self) -> str:
@@ -283,8 +294,16 @@ def _infer_feature(column: pd.Series, kind: str | None, tokenize: str, max_level
         whole = pd.api.types.is_integer_dtype(column.dtype)
         steps = sorted(int(value) if whole else float(value) for value in distinct)
         return Feature(name, kind, dtype, levels=tuple(steps), bounds=span)
+    feature = Feature(name, kind, dtype, bounds=span)  # whose range is one that quantiles can be computed in
     knots = np.quantile(values, np.linspace(0.0, 1.0, _QUANTILES))
-    return Feature(name, kind, dtype, bounds=span, quantiles=tuple(float(knot) for knot in knots))
+    return replace(feature, quantiles=tuple(float(knot) for knot in knots))
+
+
+def _ends(name: str, given: Any) -> tuple[float, float]:
+    ends = list(given) if isinstance(given, Iterable) else []
+    if len(ends) != 2 or not all(isinstance(end, Real) for end in ends):
+        raise ValueError(f"column {name!r}: bounds must be two finite numbers low < high, got {given!r}")
+    return float(ends[0]), float(ends[1])
 
 
 def _check_categories(name: str, values: Iterable[Any]) -> None:

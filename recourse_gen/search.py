@@ -21,7 +21,7 @@ from recourse_gen.cost import RecourseCost
 from recourse_gen.counterfactuals import REPORT, Counterfactuals
 from recourse_gen.deadline import Deadline
 from recourse_gen.noise import Noise
-from recourse_gen.options import check_flag, check_number, check_whole
+from recourse_gen.options import check_dial, check_flag, check_number, check_whole
 from recourse_gen.personal import Rules
 from recourse_gen.rows import Rows
 from recourse_gen.scoring import People, Scorer, as_frame
@@ -64,7 +64,7 @@ class SearchOptions:
         check_whole("seed", self.seed, -math.inf)
         check_number("confidence", self.confidence, 0.5, 1)
         for name in ("cost_weight", "temperature"):
-            check_number(name, getattr(self, name), 0, math.inf, closed=False)
+            check_dial(name, getattr(self, name))
         if self.time_budget is not None:
             check_number("time_budget", self.time_budget, 0, math.inf, closed=False)
         policy(self.select)
@@ -226,11 +226,14 @@ class Search:
         return self.model.sample(
             here,
             num_samples=count,
-            cost_weight=torch.full((len(people),), float(self.options.cost_weight), device=self.device),
+            cost_weight=self._cost_weight(len(people)),
             feasible=people.feasible.to(self.device),
             temperature=self.options.temperature,
             noise=Noise.of(here, int(self.options.seed), first_sample=first),
         ).to("cpu")
+
+    def _cost_weight(self, people: int) -> torch.Tensor:
+        return torch.full((people,), float(self.options.cost_weight), dtype=torch.float32, device=self.device)
 
     def _log_likelihood(self, people: People, person: np.ndarray, rows: Rows) -> np.ndarray:
         """log R(x⁺ | x) of rows ``(A, ·)`` for the people at `person`, int64 ``(A,)``; NaN without a ``log_prob``."""
@@ -241,7 +244,7 @@ class Search:
         for start in range(0, len(person), self.options.batch_size):
             at = slice(start, start + self.options.batch_size)
             theirs, given = people.take(person[at]), Rows(rows.num[at], rows.cat[at]).to(self.device)
-            weight = torch.full((len(theirs),), float(self.options.cost_weight), device=self.device)
+            weight = self._cost_weight(len(theirs))
             rules = {"feasible": theirs.feasible.to(self.device)} if constrained else {}
             with torch.no_grad():
                 found[at] = log_prob(theirs.rows.to(self.device), given, weight, **rules).cpu().numpy()

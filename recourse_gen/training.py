@@ -210,7 +210,8 @@ def _fit(
 
 def _update(accelerator: Accelerator, network: nn.Module, optimizer: Any, batch: Batch, clip: float) -> Tensor:
     """One step of the optimizer on a batch, in as many parts as gradients are accumulated over; its mean loss."""
-    count, mean = accelerator.gradient_accumulation_steps, torch.zeros((), device=accelerator.device)
+    count = accelerator.gradient_accumulation_steps
+    mean = torch.zeros((), dtype=torch.float32, device=accelerator.device)
     columns = (part.chunk(count) for part in (*batch[0], *batch[1], batch[2]))
     for num, cat, to_num, to_cat, weight in zip(*columns, strict=True):
         with accelerator.accumulate(network):

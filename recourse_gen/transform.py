@@ -73,7 +73,7 @@ class TableTransform:
         num = [feature.scaled(frame[feature.name]) for feature in self.schema.numbers]
         cat = [_codes(feature, frame[feature.name]) for feature in self.schema.tokens]
         return Rows(
-            torch.from_numpy(np.stack(num, 1).astype(np.float32)) if num else torch.zeros(len(frame), 0),
+            torch.from_numpy(np.stack(num, 1).astype(np.float32)) if num else torch.zeros(len(frame), 0).float(),
             torch.from_numpy(np.stack(cat, 1)) if cat else torch.zeros(len(frame), 0, dtype=torch.int64),
         )
 

@@ -90,6 +90,23 @@ def test_fit_refuses_wrong_outcomes(table: Table, classifier: Pipeline, small: d
         RecourseGenerator(**{**small, "target_class": target_class}).fit(frame, spoil(granted), classifier=classifier)
 
 
+@pytest.mark.parametrize("seed", [-1, 2**63, 2**70, True, 1.5, "1"])
+def test_a_seed_that_nothing_can_draw_from_is_refused_at_once(small: dict[str, Any], seed: Any) -> None:
+    with pytest.raises(ValueError, match="^seed must be "):
+        RecourseGenerator(**{**small, "seed": seed})
+
+
+@pytest.mark.parametrize("seed", [2**32 - 1, 2**32, 2**63 - 1])
+def test_any_other_seed_works(
+    table: Table, classifier: Pipeline, denied: pd.DataFrame, small: dict[str, Any], seed: int, tmp_path: Any
+) -> None:
+    given = {**small, "seed": seed, "training": {**small["training"], "steps": 1}}
+    generator = RecourseGenerator(**given).fit(*table, classifier=classifier)
+    found = generator.generate(denied.iloc[:3])
+    again = RecourseGenerator.load(generator.save(tmp_path), classifier=classifier).generate(denied.iloc[:3])
+    pd.testing.assert_frame_equal(found.report, again.report)
+
+
 def constant(value: float) -> Callable[[pd.DataFrame], np.ndarray]:
     return lambda frame: np.full(len(frame), value)
 
@@ -130,6 +147,7 @@ OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"training": {"epochs": 3}}, "unknown option training.epochs; known are: steps"),
     ({"training": {"steps": "many"}}, "training.steps"),
     ({"audit": {"trees": 3}}, "unknown option audit.trees; known are: consensus_threshold"),
+    *(({"pairs": {"cost_weight": value}}, "pairs.cost_weight must be") for value in (0, 1e39, (1.0, 1e300), 1e-46)),
     ({"schema": {"kind": {}}}, "unknown option schema.kind; known are: kinds"),
     ({"schema": {"kinds": {"height": "ordinal"}}}, "kinds names column 'height'"),
     ({"schema": {"tokenize": "some"}}, "tokenize must be one of"),
@@ -155,8 +173,8 @@ CALLS: list[tuple[dict[str, Any], str]] = [
     ({"max_candidates": "all"}, "max_candidates must"),
     ({"candidates": 10, "max_candidates": 9}, "max_candidates=9 is below candidates=10"),
     *(({"confidence": value}, "confidence must") for value in (0.4, 1.0, "high", None, float("nan"))),
-    *(({"cost_weight": value}, "cost_weight must") for value in (0, -1, "5", float("inf"))),
-    *(({"temperature": value}, "temperature must") for value in (0, "cold", float("nan"))),
+    *(({"cost_weight": value}, "cost_weight must") for value in (0, -1, "5", float("inf"), 1e39, 1e300, 1e-46)),
+    *(({"temperature": value}, "temperature must") for value in (0, "cold", float("nan"), 1e39, 1e-46)),
     ({"seed": 1.5}, "seed must"),
     ({"select": "luckiest"}, "unknown selection 'luckiest'; known are: cheapest, confident"),
     *(({"time_budget": value}, "time_budget must be a number in") for value in (0, -1, "1", float("inf"), True)),

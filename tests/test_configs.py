@@ -172,10 +172,11 @@ UNREAD: dict[str, str] = {
     "run=pyproject.toml": "pyproject.toml is a file, or lies below one",
     "run=pyproject.toml/x": "pyproject.toml/x is a file, or lies below one",
     "schema.kinds=3": "schema.kinds must map columns to values, got 3",
+    "+data.monotone=[x1]": "data.monotone must map columns to values, got ['x1']",
     "data.kinds=null": "data.kinds must map columns to values, got None",
     "run=null": "run must be the path of a folder, got None",
     "seed=-1": "seed must be a whole number of at least 0, got -1",
-    "seed=4294967296": "seed must be less than 4294967296",
+    "seed=9223372036854775808": "seed must be less than 9223372036854775808",
     "constraints.immutable=age": "constraints.immutable must list columns, got 'age'",
     "evaluation.tradeoff.candidates=4": "evaluation.tradeoff.candidates must be a list, got 4",
     **{

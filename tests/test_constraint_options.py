@@ -22,6 +22,14 @@ SCHEMA = Schema.infer(FRAME, kinds={"income": "continuous"})
 ROWS = TableTransform(SCHEMA).fit(FRAME).encode(FRAME)
 
 
+@pytest.mark.parametrize("of", [np.array, pd.Series, pd.Index, pd.Categorical, tuple])
+def test_allowed_values_may_come_in_any_kind_of_list(of):
+    plain, given = ({"age": f([20, 30]), "job": {"clerk": f(["nurse"])}} for f in (list, of))
+    assert Constraints(allowed=given).to_dict() == {"allowed": plain}
+    plain, given = (Constraints(allowed=allowed).compile(SCHEMA, FRAME, ROWS) for allowed in (plain, given))
+    assert plain.tokens.equal(given.tokens)
+
+
 def test_to_dict_holds_plain_values_only():
     rules = Constraints(
         immutable=("age",), allowed={"age": np.array([20, 30])}, ranges={"income": (np.float64(0), np.int64(9))}
@@ -51,6 +59,15 @@ def test_to_dict_holds_plain_values_only():
         ({"together": ["age"]}, "together must list groups of two columns or more, got 'age'"),
         ({"together": [("age",)]}, "together must list groups of two columns or more"),
         ({"together": [("age", "age")]}, "together must list groups of two columns or more"),
+        ({"together": [["age", ["job"]]]}, "together must list groups of two columns or more"),
+        ({"together": [[["age"], ["job"]]]}, "together must list groups of two columns or more"),
+        ({"ordered": [["age", ["job"]]]}, "ordered must list pairs of columns"),
+        ({"allowed": {"job": np.array("clerk")}}, r"allowed\['job'\] must list values, or map values to lists"),
+        ({"allowed": {"job": ["clerk", pd.NA]}}, r"allowed\['job'\] lists a missing value"),
+        ({"allowed": {"job": pd.Series(["clerk", None])}}, r"allowed\['job'\] lists a missing value"),
+        ({"allowed": {"age": pd.array([20, None], dtype="Int64")}}, r"allowed\['age'\] lists a missing value"),
+        ({"allowed": {"job": {"clerk": [np.nan]}}}, r"allowed\['job'\] lists a missing value"),
+        ({"allowed": {"job": {pd.NA: ["clerk"]}}}, r"allowed\['job'\] lists a missing value"),
         ({"max_changes": 0}, "max_changes must be a whole number of at least 1, got 0"),
         ({"max_changes": 1.5}, "max_changes must be a whole number of at least 1, got 1.5"),
         ({"max_changes": True}, "max_changes must be a whole number of at least 1, got True"),

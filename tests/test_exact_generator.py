@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save_file
 from sklearn.pipeline import Pipeline
 
 from recourse_gen import Constraints, RecourseGenerator
+from recourse_gen.noise import Noise
+from recourse_gen.rows import Rows
 from recourse_gen.selection import POLICIES
 from tests.sealing import reseal
 
@@ -49,6 +51,45 @@ def test_every_policy_answers_with_training_rows(
     whole = answers.drop(columns="income").astype(object)
     known = frame[granted == 1].drop(columns="income").astype(object)
     assert set(whole.itertuples(index=False, name=None)) <= set(known.itertuples(index=False, name=None))
+
+
+FEW = [
+    Constraints(max_changes=1),
+    Constraints(max_changes=2, together=[("job", "owner")], immutable=["age"]),
+    Constraints(max_changes=2, ranges={"income": (20, 45)}, allowed={"job": ["full"]}),
+    Constraints(max_changes=2, ordered=[("late", "age")]),
+]
+
+
+@pytest.mark.parametrize("rules", FEW, ids=str)
+def test_whom_few_changes_leave_no_training_row_gets_a_part_of_one(
+    generator: RecourseGenerator, denied: pd.DataFrame, rules: Constraints
+) -> None:
+    people = denied.iloc[:30]
+    found = generator.generate(people, constraints=rules, sparsify=False, candidates=64)
+    possible = found.report["status"] != "infeasible"
+    assert (found.report["status"][possible] == "ok").mean() > 0.5
+    answers = found.to_frame()
+    assert not rules.violations(people.loc[answers.index.get_level_values(0)], answers).any()
+    alone = generator.generate(people.iloc[[7]], constraints=rules, sparsify=False, candidates=64)
+    pd.testing.assert_frame_equal(alone.report, found.report.loc[[people.index[7]]])
+
+
+def test_a_part_of_a_row_depends_on_its_number_alone(generator: RecourseGenerator, denied: pd.DataFrame) -> None:
+    people, model = denied.iloc[:10], generator.model
+    assert model is not None
+    rows = generator.transform.encode(people)
+    feasible = Constraints(max_changes=1).compile(generator.schema, people, rows)
+
+    def drawn(count: int, first: int) -> Rows:
+        noise, weight = Noise.of(rows, 0, first_sample=first), torch.full((10,), 5.0)
+        return model.sample(rows, num_samples=count, cost_weight=weight, feasible=feasible, noise=noise)
+
+    whole, parts = drawn(12, 0), [drawn(5, 0), drawn(7, 5)]
+    assert whole.cat.equal(torch.cat([part.cat for part in parts], 1))
+    assert whole.num.equal(torch.cat([part.num for part in parts], 1))
+    moved = (whole.cat != rows.cat[:, None]).sum(2) + (whole.num != rows.num[:, None]).sum(2)
+    assert moved.max() == 1
 
 
 def test_more_candidates_are_new_ones(table: Table, classifier: Pipeline, small: dict[str, Any]) -> None:

@@ -193,3 +193,13 @@ def test_prose_and_a_default_are_no_special_case(tmp_path: Path, file: str, sour
     (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / file).write_text(source)
     assert mentions(tmp_path) == []
+
+
+def test_only_the_suite_needs_hypothesis() -> None:
+    code = (
+        "import sys; sys.modules['hypothesis'] = None; import recourse_gen; print('fine'); import recourse_gen.testing"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "fine"
+    last = done.stderr.strip().splitlines()[-1]
+    assert last == 'ImportError: recourse_gen.testing needs Hypothesis; pip install "recourse-gen[testing]"'

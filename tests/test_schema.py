@@ -134,6 +134,25 @@ def test_categories_keep_their_order_and_lose_those_that_no_row_has():
         (FRAME, {"bounds": {"age": (5, np.inf)}}, "column 'age': bounds must be two finite numbers low < high"),
         (FRAME, {"weights": {"age": -1}}, "column 'age': the cost weight must be finite and not negative, got -1"),
         (FRAME, {"weights": {"age": np.nan}}, "column 'age': the cost weight must be finite"),
+        *(
+            (FRAME, {"weights": {"age": value}}, "column 'age': the cost weight must be a num")
+            for value in ("2", None, [1])
+        ),
+        *(
+            (FRAME, {"bounds": {"age": ends}}, "column 'age': bounds must be two")
+            for ends in (3, (1,), "12", (None, 1))
+        ),
+        *(
+            (FRAME, {option: ["age"]}, f"{option} must map columns to values")
+            for option in ("kinds", "weights", "bounds")
+        ),
+        (
+            FRAME.assign(income=[-1.7e308, 0, 1, 1.7e308]),
+            {},
+            r"column 'income' spans -1.7e\+308 to 1.7e\+308, .* divide",
+        ),
+        (FRAME.assign(age=[-1.7e308, 0, 1, 1.7e308]), {"tokenize": "all"}, "column 'age' spans"),
+        (FRAME, {"bounds": {"age": (-1.7e308, 1.7e308)}}, "column 'age' spans"),
         (FRAME, {"kinds": {"job": "ordinal"}}, "column 'job' is not numeric .*, so its kind must be categorical"),
         (FRAME, {"kinds": {"owner": "continuous"}}, "column 'owner' is not numeric .bool."),
         (FRAME, {"tokenize": "some"}, "tokenize must be one of auto, none, all, got 'some'"),

@@ -18,7 +18,7 @@ import pytest
 import torch
 import yaml
 
-from recourse_gen import RecourseGenerator, checkpoint
+from recourse_gen import RecourseGenerator, checkpoint, lock
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ("training.steps=20", "evaluation.factuals=20", "evaluation.tradeoff.max_seconds=0")
@@ -220,6 +220,7 @@ WRONG: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "option behind a plus": (("+backbone.depth=3",), ("backbone.depth", "width")),
     "constraint": (("constraints.immutable=[height]",), ("'height'", "x1, x2")),
     "mapping": (("constraints.monotone={x1:increase}",), ("'constraints.monotone' is a mapping", "+constraints.mono")),
+    "list": (("constraints.monotone=[x1]",), ("constraints.monotone must be a mapping", "[x1]")),
     "syntax": (("training.steps=[",), ("'['",)),
     "path": (("data=csv",), ("data.path=",)),
     "file": (("data=csv", "data.path=/nowhere/a.csv", "data.target=y"), ("there is no file /nowhere/a.csv",)),
@@ -259,6 +260,11 @@ def test_a_wrong_table_ends_in_one_sentence(case: str, tmp_path: Path, here: Cal
     options = (f"data.path={tmp_path / 'people.csv'}", "data.target=approved", "data.target_class=yes")
     assert_refused(here("data=csv", *options, f"run={tmp_path / 'run'}", *TINY), *parts)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_in_which_another_run_is_at_work_is_refused(tmp_path: Path, here: Callable[..., Any]) -> None:
+    with lock.alone(tmp_path / "run"):
+        assert_refused(here("data=moons", f"run={tmp_path / 'run'}", *TINY), f"at work in {tmp_path / 'run'}")
 
 
 def test_a_failure_after_the_start_leaves_no_half_written_folder(tmp_path: Path, here: Callable[..., Any]) -> None:

@@ -20,6 +20,7 @@ from sklearn.model_selection import train_test_split
 
 from recourse_gen.data import benchmarks
 from recourse_gen.data.tables import quoted, read_labelled
+from recourse_gen.options import random_state
 
 __all__ = ["Dataset", "load", "names"]
 
@@ -129,9 +130,9 @@ def _draw(name: str, n_rows: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
     if isinstance(n_rows, bool) or not isinstance(n_rows, (int, np.integer)) or n_rows < 2:
         raise ValueError(f"option 'n_rows' is a whole number of at least 2, not {n_rows!r}")
     if name == "moons":
-        points, y = make_moons(n_rows, noise=0.15, random_state=seed)
+        points, y = make_moons(n_rows, noise=0.15, random_state=random_state(seed))
     elif name == "circles":
-        points, y = make_circles(n_rows, factor=0.5, noise=0.1, random_state=seed)
+        points, y = make_circles(n_rows, factor=0.5, noise=0.1, random_state=random_state(seed))
     else:
         rng = np.random.default_rng(seed)
         x1 = rng.uniform(-0.5, 0.5, n_rows)
@@ -148,4 +149,4 @@ def _split(frame: pd.DataFrame, y: np.ndarray, test_size: float, seed: int) -> A
             f"{len(y)} rows, {rarer} of them with the rarer label, cannot be split at test_size={test_size}: "
             "training and test rows need both labels"
         )
-    return train_test_split(frame, y, test_size=test_size, random_state=seed, stratify=y)
+    return train_test_split(frame, y, test_size=test_size, random_state=random_state(seed), stratify=y)

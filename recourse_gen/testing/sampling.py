@@ -72,7 +72,8 @@ def the_seed_decides(subject: Subject) -> None:
 
 
 def the_dials_turn(subject: Subject) -> None:
-    """Another λ gives other samples, and a low temperature does not spread them more, unless there is nothing to train.
+    """Another λ gives other samples, and so does a low temperature, which does not spread them more, unless there is
+    nothing to train.
 
     Samples of one row are as spread as they differ from each other: tokens by how often, numbers by how far.
     """
@@ -81,8 +82,10 @@ def the_dials_turn(subject: Subject) -> None:
         _nudge(subject, model, table)
         low, high = (subject.sample(model.eval(), rows, 64, cost_weight=cost_weight) for cost_weight in (2.0, 20.0))
         require(not same(low, high), f"another λ must give other samples on the {sort} table")
-        cold, warm = (_spread(subject.sample(model, rows, 64, temperature=value)) for value in (0.05, 1.0))
-        require(cold <= warm + 0.02, f"samples spread more at temperature 0.05 than at 1 on the {sort} table")
+        cold, warm = (subject.sample(model, rows, 64, temperature=value) for value in (0.05, 1.0))
+        require(not same(cold, warm), f"another temperature must give other samples on the {sort} table")
+        less, more = _spread(cold), _spread(warm)
+        require(less <= more + 0.02, f"samples spread more at temperature 0.05 than at 1 on the {sort} table")
 
 
 def _spread(drawn: Rows) -> float:
