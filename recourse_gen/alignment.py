@@ -31,7 +31,8 @@ def align(factuals: pd.DataFrame, counterfactuals: pd.DataFrame, schema: Schema)
     index will do where there is but one factual. Answers are numbered in their order, unless the second level is called
     ``rank`` and tells them apart. A row with a missing value is no answer, and columns that the schema lacks are
     ignored. Values come back as the factuals have them wherever none changes by it: 35.0 or "35" is the whole number
-    35, and "1" is the category 1. Others stay, for rounding them would flatter the method.
+    35, and "1" is the category 1; a float is as long as theirs. Others stay, for rounding them would flatter the
+    method.
 
     Raises ValueError for columns that are missing, values of the factuals that are, text among numbers, and an index
     that does not tell whose answer a row is.
@@ -69,10 +70,17 @@ def check_columns(what: str, frame: Any, columns: list[str]) -> None:
 
 
 def restored(column: pd.Series, dtype: Any) -> pd.Series:
-    """`column` in `dtype` where no value changes by it, else as it is."""
+    """`column` in `dtype` where no value changes by it, else as it is. Floats are rounded to shorter ones, for nothing
+    lies between those: the float32 that is 0.1 in a file of text comes back from there as another float64."""
+    floats = all(pd.api.types.is_float_dtype(each) for each in (dtype, column.infer_objects().dtype))
     try:
-        cast = column.astype(dtype)
-        return cast if bool((cast.astype(object) == column.astype(object)).all()) else column
+        with np.errstate(over="ignore"):
+            cast = column.astype(dtype)
+        if floats:
+            same = np.isfinite(cast.to_numpy(dtype=np.float64)).all()
+        else:
+            same = (cast.astype(object) == column.astype(object)).all()
+        return cast if bool(same) else column
     except (ValueError, TypeError):
         return column
 
