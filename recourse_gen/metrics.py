@@ -215,7 +215,7 @@ def diversity(counterfactuals: pd.DataFrame, schema: Schema) -> pd.Series:
     counterfactuals: complete rows whose first index level is the factual, several rows each.
     A factual with a single answer has no pair and gets NaN.
     """
-    codes, factuals = pd.factorize(counterfactuals.index.get_level_values(0))
+    codes, factuals = pd.factorize(counterfactuals.index.get_level_values(0), use_na_sentinel=False)
     points = coordinates(counterfactuals, schema)
     sizes = np.bincount(codes, minlength=len(factuals))
     rank = counterfactuals.groupby(codes).cumcount().to_numpy()
