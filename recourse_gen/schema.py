@@ -16,6 +16,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 
 KINDS = ("categorical", "ordinal", "continuous")
 TOKENIZE = ("auto", "none", "all")
+MAX_CATEGORIES = 1000  # where nobody asked for more
 _QUANTILES = 65
 _ARROW_TEXT = "ArrowDtype(string)"  # pandas calls it string[pyarrow], as it calls a StringDtype
 
@@ -139,7 +140,8 @@ class Schema:
         distinct values and ``continuous`` beyond (`tokenize="auto"`); ``"none"`` makes every numeric column of more
         than two values continuous, ``"all"`` makes every one ordinal. `kinds`, `weights` and `bounds` override by name.
 
-        Raises ValueError, naming the column, for missing or infinite values, constant or unsupported columns.
+        Raises ValueError, naming the column, for missing or infinite values, constant or unsupported columns, and for
+        more than 1000 categories where `kinds` does not ask for them: a column of identifiers, most likely.
         """
         if tokenize not in TOKENIZE:
             raise ValueError(f"tokenize must be one of {', '.join(TOKENIZE)}, got {tokenize!r}")
@@ -265,6 +267,11 @@ def _infer_feature(column: pd.Series, kind: str | None, tokenize: str, max_level
         raise ValueError(f"column {name!r} is constant in the training rows; drop it")
     if kind is None:
         kind = "categorical" if not is_number(column) else _numeric_kind(len(distinct), tokenize, max_levels)
+        if kind == "categorical" and len(distinct) > MAX_CATEGORIES:
+            raise ValueError(
+                f"column {name!r} has {len(distinct)} categories, more than {MAX_CATEGORIES}: drop it if it only "
+                f"says who somebody is, merge rare values if not, or keep all with kinds={{{name!r}: 'categorical'}}"
+            )
     dtype = dtype_name(column.dtype)
     if kind == "categorical":
         levels = [value.item() if isinstance(value, np.generic) else value for value in distinct]

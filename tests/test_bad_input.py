@@ -204,3 +204,10 @@ def test_options_of_plugins_that_take_anything_are_passed_on() -> None:
         return schema, options
 
     assert construct(anything, "backbone", {"depth": 3}, "table") == ("table", {"depth": 3})
+
+
+def test_more_levels_than_memory_are_refused_by_name(small: dict[str, Any]) -> None:
+    frame = pd.DataFrame({"id": [f"P{i}" for i in range(20_000)], "a": np.arange(20_000.0)})
+    asked = {**small, "schema": {"kinds": {"id": "categorical"}}}
+    with pytest.raises(ValueError, match="up to 20000 levels are more than .* column 'id' has the most, drop it"):
+        RecourseGenerator(**asked).fit(frame, classifier=lambda rows: rows["a"] / 20_000)
