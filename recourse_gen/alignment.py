@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from recourse_gen.schema import Feature, Schema, check_values, is_number
+from recourse_gen.dtypes import is_number
+from recourse_gen.schema import Feature, Schema, check_values
 
 
 class Aligned(NamedTuple):

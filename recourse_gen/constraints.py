@@ -12,12 +12,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from recourse_gen.dtypes import is_number
 from recourse_gen.feasible import Feasible
 from recourse_gen.feasible import decoded as decoded  # part of what backbones may use
 from recourse_gen.feasible import elsewhere as elsewhere
 from recourse_gen.narrowing import Room, closure, inward, own_levels, united
 from recourse_gen.rows import Rows
-from recourse_gen.schema import Feature, Schema, is_number
+from recourse_gen.schema import Feature, Schema
 
 DIRECTIONS = ("increase", "decrease")
 TIES = ("ordered", "together")  # options that list several columns at a time

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import torch
 
+from recourse_gen.dtypes import column_dtype, dtype_name, is_number
 from recourse_gen.rows import Rows
-from recourse_gen.schema import Feature, Schema, check_frame, check_values, column_dtype, dtype_name, is_number
+from recourse_gen.schema import Feature, Schema, check_frame, check_values
 
 
 class TableTransform:
