@@ -117,11 +117,11 @@ def _read(column: pd.Series, like: pd.Series, feature: Feature) -> pd.Series:
     """Complete values of one column, in the values and, where they fit it, the dtype of the factuals' column."""
     if feature.kind != "categorical":
         if not is_number(column):
-            values = pd.to_numeric(column.astype(object), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-            wrong = column[np.isnan(values)].tolist()
+            values = pd.to_numeric(column.astype(object), errors="coerce")
+            wrong = column[values.isna()].tolist()
             if wrong:
                 raise ValueError(f"column {feature.name!r} of the counterfactuals holds {wrong[0]!r} among its numbers")
-            column = pd.Series(values, index=column.index)
+            column = values if values.dtype.kind in "iu" else values.astype(np.float64)
         if not np.isfinite(column.to_numpy(dtype=np.float64)).all():
             raise ValueError(f"column {feature.name!r} of the counterfactuals holds infinite values")
     elif column.dtype != like.dtype or column.dtype == object:

@@ -131,7 +131,7 @@ class Constraints:
         for name in {*self.monotone, *self.ranges, *self.allowed}:
             broken |= ~self._admits(name, before[name], after[name][:, None])[:, 0]
         for a, b in self.ordered:
-            broken |= after[a].astype(np.float64) > after[b].astype(np.float64)
+            broken |= _numbers(after[a]) > _numbers(after[b])
         for group in self.together:
             moved = np.sum([changed[name] for name in group], 0)
             broken |= (moved > 0) & (moved < len(group))
@@ -152,11 +152,11 @@ class Constraints:
         """Bool ``(B, L)``: may a person at `factual` ``(B,)`` end at each of `values` ``(B, L)``? One column alone."""
         admitted = np.ones(np.broadcast_shapes((len(factual), 1), values.shape), dtype=bool)
         if name in self.monotone:
-            sign = 1.0 if self.monotone[name] == "increase" else -1.0
-            admitted &= sign * values.astype(np.float64) >= sign * factual.astype(np.float64)[:, None]
+            goes = np.greater_equal if self.monotone[name] == "increase" else np.less_equal
+            admitted &= goes(_numbers(values), _numbers(factual)[:, None])
         if name in self.ranges:
             low, high = self._limits(name)
-            admitted &= (values.astype(np.float64) >= low) & (values.astype(np.float64) <= high)
+            admitted &= (_numbers(values) >= low) & (_numbers(values) <= high)
         stays = values == factual[:, None]
         if name in self.allowed:
             rule = self.allowed[name]
@@ -249,12 +249,14 @@ class Constraints:
 
 def changed_cells(factuals: pd.DataFrame, counterfactuals: pd.DataFrame) -> np.ndarray:
     """Bool ``(B, D)``: cells that differ, exactly; the frames are row-aligned and share their columns."""
-    cells = [
-        factuals[name].to_numpy(dtype=np.float64) != counterfactuals[name].to_numpy(dtype=np.float64)
-        if is_number(factuals[name]) and is_number(counterfactuals[name])
-        else factuals[name].to_numpy(dtype=object) != counterfactuals[name].to_numpy(dtype=object)
-        for name in factuals.columns
-    ]
+    cells = []
+    for name in factuals.columns:
+        pair = factuals[name], counterfactuals[name]
+        dtype: Any = np.float64 if all(map(is_number, pair)) else object
+        if all(pd.api.types.is_integer_dtype(column.dtype) and not column.hasnans for column in pair):
+            dtype = None  # as they are: float64 does not tell large whole numbers apart
+        before, after = (column.to_numpy(dtype=dtype) for column in pair)
+        cells.append(before != after)
     return np.stack(cells, 1)
 
 
@@ -266,6 +268,11 @@ def columns_of(frame: pd.DataFrame, names: Collection[str]) -> dict[str, np.ndar
 def _scale(schema: Schema, values: np.ndarray) -> Tensor:
     scaled = [feature.scaled(values[:, n]) for n, feature in enumerate(schema.numbers)]
     return torch.from_numpy(np.stack(scaled, 1).astype(np.float32)) if scaled else torch.zeros(len(values), 0)
+
+
+def _numbers(values: np.ndarray) -> np.ndarray:
+    """Values of a numeric column to compare: whole numbers as they are, for float64 does not tell large ones apart."""
+    return values if values.dtype.kind in "iu" else values.astype(np.float64)
 
 
 def _among(values: np.ndarray, options: Collection[Any]) -> np.ndarray:

@@ -177,3 +177,11 @@ def test_a_float_that_is_too_large_for_the_factuals_stays_as_it_is():
     people = PEOPLE.assign(income=PEOPLE["income"].astype(np.float16))
     found = evaluate(PEOPLE.assign(income=[1e9, 0.25, 30.0, 2.0]), people)
     assert found.answers["income"].tolist() == [1e9, 0.25, 30.0, 2.0]
+
+
+def test_large_whole_numbers_in_text_are_read_exactly():
+    people = PEOPLE.assign(age=[2**53 + 1, 2**53 + 3, 5, 6])
+    schema = Schema.infer(pd.concat([people, REFERENCE]))
+    found = evaluate(people.astype({"age": str}), people, schema=schema)
+    assert found.rows["n_changed"].tolist() == [0, 0, 0, 0]
+    assert found.answers["age"].tolist() == people["age"].tolist()
