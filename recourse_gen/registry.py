@@ -44,7 +44,7 @@ def load(name: str) -> type[Backbone]:
 
 def _entry(name: str) -> EntryPoint:
     entries = _entries()
-    if name not in entries:
+    if not isinstance(name, str) or name not in entries:
         known = ", ".join(sorted(entries)) or "none; install the package, e.g. pip install -e ."
         raise ValueError(f"unknown backbone {name!r}; registered are: {known}")
     return entries[name]

@@ -133,6 +133,7 @@ OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"schema": {"kind": {}}}, "unknown option schema.kind; known are: kinds"),
     ({"schema": {"kinds": {"height": "ordinal"}}}, "kinds names column 'height'"),
     ({"schema": {"tokenize": "some"}}, "tokenize must be one of"),
+    ({"backbone": ["ar"]}, r"unknown backbone \['ar'\]; registered are: .*ar"),
     ({"seed": -1}, "seed must be a whole number"),
     ({"seed": "x"}, "seed must be a whole number"),
 ]
@@ -159,6 +160,8 @@ CALLS: list[tuple[dict[str, Any], str]] = [
     *(({"temperature": value}, "temperature must") for value in (0, "cold", float("nan"))),
     ({"seed": 1.5}, "seed must"),
     ({"select": "luckiest"}, "unknown selection 'luckiest'; known are: cheapest, confident"),
+    ({"select": ["score"]}, r"unknown selection \['score'\]; known are: cheapest, confident"),
+    ({"progress": 3}, "progress must be a function or None, got 3"),
     *(({"time_budget": value}, "time_budget must be a number in") for value in (0, -1, "1", float("inf"), True)),
     ({"constraints": {"immutable": ["age"]}}, "a Constraints object, or one for each row of X: 1000 has none"),
     ({"constraints": Constraints(immutable=["height"])}, "names column 'height'; columns are income"),
