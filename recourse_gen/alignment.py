@@ -70,11 +70,22 @@ def check_columns(what: str, frame: Any, columns: list[str]) -> None:
             raise ValueError(f"column {name!r} {'is missing from' if not held else 'is repeated in'} the {what}")
 
 
+def check_labels(index: pd.Index) -> None:
+    """Raise ValueError unless each person of `generate` can be found by a label of the index."""
+    if index.has_duplicates:
+        problem = f"repeats {index[index.duplicated()].tolist()[0]!r}"
+    elif _overlapping(index):
+        problem = "has intervals that overlap"
+    else:
+        return
+    raise ValueError(f"the index of X {problem}, so answers could not be told apart; reset_index() first")
+
+
 def restored(column: pd.Series, dtype: Any) -> pd.Series:
     """`column` in `dtype` where no value changes by it, else as it is. Floats are rounded to shorter ones, for nothing
     lies between those: the float32 that is 0.1 in a file of text comes back from there as another float64."""
-    floats = all(pd.api.types.is_float_dtype(each) for each in (dtype, column.infer_objects().dtype))
     try:
+        floats = pd.api.types.is_float_dtype(dtype) and pd.api.types.is_float_dtype(column.infer_objects().dtype)
         with np.errstate(over="ignore"):
             cast = column.astype(dtype)
         if floats:
@@ -88,8 +99,8 @@ def restored(column: pd.Series, dtype: Any) -> pd.Series:
 
 def _whose(factuals: pd.Index, index: pd.Index) -> tuple[np.ndarray, np.ndarray | None]:
     """Int64 ``(A,)``: the position of the factual that each counterfactual answers; and its rank where it is given."""
-    if factuals.nlevels > 1 or factuals.has_duplicates:
-        raise ValueError("the index of the factuals must be flat and without repeats; reset_index() first")
+    if factuals.nlevels > 1 or factuals.has_duplicates or _overlapping(factuals):
+        raise ValueError("the index of the factuals must be flat and without repeats or overlaps; reset_index() first")
     if index.nlevels > 2:
         raise ValueError(f"the index of the counterfactuals must be (factual, rank), got {index.nlevels} levels")
     if index.nlevels == 1 and len(factuals) == 1:
@@ -106,6 +117,11 @@ def _whose(factuals: pd.Index, index: pd.Index) -> tuple[np.ndarray, np.ndarray 
         raise ValueError(f"the counterfactuals answer {labels[person < 0].tolist()[0]!r}, which is not a factual")
     ranked = index.nlevels == 2 and index.names[1] == "rank" and index.is_unique
     return person, index.get_level_values(1).to_numpy() if ranked else None
+
+
+def _overlapping(index: pd.Index) -> bool:
+    """Whether labels are intervals that overlap, among which pandas finds none."""
+    return isinstance(index, pd.IntervalIndex) and index.is_overlapping
 
 
 def _numbered(person: np.ndarray) -> np.ndarray:
@@ -133,7 +149,7 @@ def _read(column: pd.Series, like: pd.Series, feature: Feature) -> pd.Series:
         for value in column.unique().tolist():
             options = spelled.get(_spelling(value), [])
             meant[value] = options[0] if value not in known and len(options) == 1 else value
-        column = column.astype(object).map(meant)
+        column = pd.Series(list(map(meant.get, column.tolist())), column.index, dtype=object)
     return restored(column, like.dtype)
 
 

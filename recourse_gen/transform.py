@@ -106,7 +106,8 @@ class TableTransform:
             return pd.Series(pd.Categorical(values, dtype=self._categories[feature.name]))
         if feature.kind == "continuous" and feature.storage.kind in "iu" and values.dtype.kind == "f":
             values = np.rint(values)
-        return pd.Series(values).astype(column_dtype(feature.dtype))
+        # With its dtype, or pandas would try objects that are all text as a column of text, which cannot hold any.
+        return pd.Series(values, dtype=values.dtype).astype(column_dtype(feature.dtype))
 
     @property
     def dtypes(self) -> dict[str, Any]:
