@@ -201,7 +201,7 @@ class Counterfactuals:
             place = index.get_loc(factual)
         except (KeyError, TypeError, pd.errors.InvalidIndexError):
             place = None
-        if not isinstance(place, int):
+        if not isinstance(place, (int, np.integer)):
             some = ", ".join(map(repr, index[:5].tolist())) + (", ..." if len(index) > 5 else "")
             raise ValueError(f"{factual!r} is not an index label of the factuals, which are {some or 'none'}")
         n = len(self.report) // len(index)

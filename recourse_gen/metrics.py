@@ -84,7 +84,7 @@ def evaluate(
         schema = _infer_schema(factuals, reference)
     names = list(schema.names)
     keys, person, found, answers = align(factuals, counterfactuals, schema)
-    before = factuals[names].iloc[person[found]]
+    before = factuals[names].set_flags(allows_duplicate_labels=True).iloc[person[found]]
     rules = None if constraints is None else rules_for(constraints, schema, factuals.index)
     model = as_classifier(classifier, target_class=target_class, columns=names)
     probability = _probability(answers, model)
@@ -283,7 +283,7 @@ def _infer_schema(factuals: pd.DataFrame, reference: pd.DataFrame | None) -> Sch
     columns = list(factuals.columns) if isinstance(factuals, pd.DataFrame) else []
     check_columns("factuals", factuals, columns)
     check_columns("reference", reference, columns)
-    return Schema.infer(pd.concat([reference[columns], factuals]))
+    return Schema.infer(pd.concat([reference[columns], factuals], ignore_index=True))
 
 
 def _probability(counterfactuals: pd.DataFrame, classifier: Classifier) -> np.ndarray:

@@ -106,7 +106,7 @@ def noise_validity(
     names = list(schema.names)
     check_columns("counterfactuals", counterfactuals, names)
     found = metrics.answered(counterfactuals[names])
-    answers = counterfactuals.loc[found, names]
+    answers = counterfactuals.loc[found, names].set_flags(allows_duplicate_labels=True)
     moves = None
     if factuals is not None:
         check_columns("factuals", factuals, names)

@@ -61,7 +61,8 @@ class TableTransform:
                 _codes(feature, column)
             elif feature.storage.kind in "iu":
                 _check_whole(feature, column)
-        frame = frame[list(self.schema.names)]
+        # Rows are taken more than once from here on.
+        frame = frame[list(self.schema.names)].set_flags(allows_duplicate_labels=True)
         frame = frame.astype({name: dtype for name, dtype in self.dtypes.items() if frame[name].dtype != dtype})
         # To pandas, unordered categories are the same in any order; to a classifier that takes codes they are not.
         order = {name: dtype.categories for name, dtype in self._categories.items()}
