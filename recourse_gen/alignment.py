@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from recourse_gen.schema import Feature, Schema, check_values, is_number
+from recourse_gen.dtypes import is_number
+from recourse_gen.schema import Feature, Schema, check_values
 
 
 class Aligned(NamedTuple):
@@ -31,7 +32,8 @@ def align(factuals: pd.DataFrame, counterfactuals: pd.DataFrame, schema: Schema)
     index will do where there is but one factual. Answers are numbered in their order, unless the second level is called
     ``rank`` and tells them apart. A row with a missing value is no answer, and columns that the schema lacks are
     ignored. Values come back as the factuals have them wherever none changes by it: 35.0 or "35" is the whole number
-    35, and "1" is the category 1. Others stay, for rounding them would flatter the method.
+    35, and "1" is the category 1; a float is as long as theirs. Others stay, for rounding them would flatter the
+    method.
 
     Raises ValueError for columns that are missing, values of the factuals that are, text among numbers, and an index
     that does not tell whose answer a row is.
@@ -68,19 +70,37 @@ def check_columns(what: str, frame: Any, columns: list[str]) -> None:
             raise ValueError(f"column {name!r} {'is missing from' if not held else 'is repeated in'} the {what}")
 
 
+def check_labels(index: pd.Index) -> None:
+    """Raise ValueError unless each person of `generate` can be found by a label of the index."""
+    if index.has_duplicates:
+        problem = f"repeats {index[index.duplicated()].tolist()[0]!r}"
+    elif _overlapping(index):
+        problem = "has intervals that overlap"
+    else:
+        return
+    raise ValueError(f"the index of X {problem}, so answers could not be told apart; reset_index() first")
+
+
 def restored(column: pd.Series, dtype: Any) -> pd.Series:
-    """`column` in `dtype` where no value changes by it, else as it is."""
+    """`column` in `dtype` where no value changes by it, else as it is. Floats are rounded to shorter ones, for nothing
+    lies between those: the float32 that is 0.1 in a file of text comes back from there as another float64."""
     try:
-        cast = column.astype(dtype)
-        return cast if bool((cast.astype(object) == column.astype(object)).all()) else column
+        floats = pd.api.types.is_float_dtype(dtype) and pd.api.types.is_float_dtype(column.infer_objects().dtype)
+        with np.errstate(over="ignore"):
+            cast = column.astype(dtype)
+        if floats:
+            same = np.isfinite(cast.to_numpy(dtype=np.float64)).all()
+        else:
+            same = (cast.astype(object) == column.astype(object)).all()
+        return cast if bool(same) else column
     except (ValueError, TypeError):
         return column
 
 
 def _whose(factuals: pd.Index, index: pd.Index) -> tuple[np.ndarray, np.ndarray | None]:
     """Int64 ``(A,)``: the position of the factual that each counterfactual answers; and its rank where it is given."""
-    if factuals.nlevels > 1 or factuals.has_duplicates:
-        raise ValueError("the index of the factuals must be flat and without repeats; reset_index() first")
+    if factuals.nlevels > 1 or factuals.has_duplicates or _overlapping(factuals):
+        raise ValueError("the index of the factuals must be flat and without repeats or overlaps; reset_index() first")
     if index.nlevels > 2:
         raise ValueError(f"the index of the counterfactuals must be (factual, rank), got {index.nlevels} levels")
     if index.nlevels == 1 and len(factuals) == 1:
@@ -99,6 +119,11 @@ def _whose(factuals: pd.Index, index: pd.Index) -> tuple[np.ndarray, np.ndarray 
     return person, index.get_level_values(1).to_numpy() if ranked else None
 
 
+def _overlapping(index: pd.Index) -> bool:
+    """Whether labels are intervals that overlap, among which pandas finds none."""
+    return isinstance(index, pd.IntervalIndex) and index.is_overlapping
+
+
 def _numbered(person: np.ndarray) -> np.ndarray:
     """0, 1, ... among the rows of each person."""
     return pd.Series(person).groupby(person).cumcount().to_numpy(dtype=np.int64)
@@ -108,11 +133,11 @@ def _read(column: pd.Series, like: pd.Series, feature: Feature) -> pd.Series:
     """Complete values of one column, in the values and, where they fit it, the dtype of the factuals' column."""
     if feature.kind != "categorical":
         if not is_number(column):
-            values = pd.to_numeric(column.astype(object), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-            wrong = column[np.isnan(values)].tolist()
+            values = pd.to_numeric(column.astype(object), errors="coerce")
+            wrong = column[values.isna()].tolist()
             if wrong:
                 raise ValueError(f"column {feature.name!r} of the counterfactuals holds {wrong[0]!r} among its numbers")
-            column = pd.Series(values, index=column.index)
+            column = values if values.dtype.kind in "iu" else values.astype(np.float64)
         if not np.isfinite(column.to_numpy(dtype=np.float64)).all():
             raise ValueError(f"column {feature.name!r} of the counterfactuals holds infinite values")
     elif column.dtype != like.dtype or column.dtype == object:
@@ -124,7 +149,7 @@ def _read(column: pd.Series, like: pd.Series, feature: Feature) -> pd.Series:
         for value in column.unique().tolist():
             options = spelled.get(_spelling(value), [])
             meant[value] = options[0] if value not in known and len(options) == 1 else value
-        column = column.astype(object).map(meant)
+        column = pd.Series(list(map(meant.get, column.tolist())), column.index, dtype=object)
     return restored(column, like.dtype)
 
 

@@ -20,7 +20,11 @@ def check_schema(schema: Schema) -> None:
     sizes = [len(feature.levels) for feature in schema.tokens]
     columns, largest = len(schema.features), max(sizes, default=1)
     if columns > _COLUMNS or columns * largest > _LEVELS or _pairs(schema) > _PAIRS:
-        raise ValueError(f"{columns} columns of up to {largest} levels are more than a generator can have")
+        longest = max(schema.features, key=lambda feature: len(feature.levels)).name
+        raise ValueError(
+            f"{columns} columns of up to {largest} levels are more than a generator can have: column {longest!r} has "
+            "the most, drop it or merge its rare values"
+        )
 
 
 def check_network(schema: Schema, options: Mapping[str, Any]) -> None:

@@ -12,12 +12,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from recourse_gen.dtypes import is_number
 from recourse_gen.feasible import Feasible
 from recourse_gen.feasible import decoded as decoded  # part of what backbones may use
 from recourse_gen.feasible import elsewhere as elsewhere
 from recourse_gen.narrowing import Room, closure, inward, own_levels, united
 from recourse_gen.rows import Rows
-from recourse_gen.schema import Feature, Schema, is_number
+from recourse_gen.schema import Feature, Schema
 
 DIRECTIONS = ("increase", "decrease")
 TIES = ("ordered", "together")  # options that list several columns at a time
@@ -134,7 +135,7 @@ class Constraints:
         for name in {*self.monotone, *self.ranges, *self.allowed}:
             broken |= ~self._admits(name, before[name], after[name][:, None])[:, 0]
         for a, b in self.ordered:
-            broken |= after[a].astype(np.float64) > after[b].astype(np.float64)
+            broken |= _numbers(after[a]) > _numbers(after[b])
         for group in self.together:
             moved = np.sum([changed[name] for name in group], 0)
             broken |= (moved > 0) & (moved < len(group))
@@ -155,11 +156,11 @@ class Constraints:
         """Bool ``(B, L)``: may a person at `factual` ``(B,)`` end at each of `values` ``(B, L)``? One column alone."""
         admitted = np.ones(np.broadcast_shapes((len(factual), 1), values.shape), dtype=bool)
         if name in self.monotone:
-            sign = 1.0 if self.monotone[name] == "increase" else -1.0
-            admitted &= sign * values.astype(np.float64) >= sign * factual.astype(np.float64)[:, None]
+            goes = np.greater_equal if self.monotone[name] == "increase" else np.less_equal
+            admitted &= goes(_numbers(values), _numbers(factual)[:, None])
         if name in self.ranges:
             low, high = self._limits(name)
-            admitted &= (values.astype(np.float64) >= low) & (values.astype(np.float64) <= high)
+            admitted &= (_numbers(values) >= low) & (_numbers(values) <= high)
         stays = values == factual[:, None]
         if name in self.allowed:
             rule = self.allowed[name]
@@ -252,12 +253,14 @@ class Constraints:
 
 def changed_cells(factuals: pd.DataFrame, counterfactuals: pd.DataFrame) -> np.ndarray:
     """Bool ``(B, D)``: cells that differ, exactly; the frames are row-aligned and share their columns."""
-    cells = [
-        factuals[name].to_numpy(dtype=np.float64) != counterfactuals[name].to_numpy(dtype=np.float64)
-        if is_number(factuals[name]) and is_number(counterfactuals[name])
-        else factuals[name].to_numpy(dtype=object) != counterfactuals[name].to_numpy(dtype=object)
-        for name in factuals.columns
-    ]
+    cells = []
+    for name in factuals.columns:
+        pair = factuals[name], counterfactuals[name]
+        dtype: Any = np.float64 if all(map(is_number, pair)) else object
+        if all(pd.api.types.is_integer_dtype(column.dtype) and not column.hasnans for column in pair):
+            dtype = None  # as they are: float64 does not tell large whole numbers apart
+        before, after = (column.to_numpy(dtype=dtype) for column in pair)
+        cells.append(before != after)
     return np.stack(cells, 1)
 
 
@@ -271,6 +274,11 @@ def _scale(schema: Schema, values: np.ndarray) -> Tensor:
     if not scaled:
         return torch.zeros(len(values), 0, dtype=torch.float32)
     return torch.from_numpy(np.stack(scaled, 1).astype(np.float32))
+
+
+def _numbers(values: np.ndarray) -> np.ndarray:
+    """Values of a numeric column to compare: whole numbers as they are, for float64 does not tell large ones apart."""
+    return values if values.dtype.kind in "iu" else values.astype(np.float64)
 
 
 def _among(values: np.ndarray, options: Collection[Any]) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -21,15 +22,8 @@ class RecourseCost:
 
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
-        # One table of coordinates for all token columns: row offset[c] + code holds the level's coordinates.
         widths = [1 if f.kind == "ordinal" or len(f.levels) <= 2 else len(f.levels) for f in schema.tokens]
         sizes = [len(feature.levels) for feature in schema.tokens]
-        table, start, begin = torch.zeros(sum(sizes), sum(widths), dtype=torch.float32), 0, 0
-        for feature, width, size in zip(schema.tokens, widths, sizes, strict=True):
-            block = torch.eye(size) / 2 if width > 1 else torch.as_tensor(feature.level_values).float()[:, None]
-            table[start : start + size, begin : begin + width] = block
-            start, begin = start + size, begin + width
-        self._table = table
         self._offset = torch.as_tensor(np.cumsum([0, *sizes])[:-1], dtype=torch.int64)
         numbers = [feature.weight for feature in schema.numbers]
         tokens = [f.weight for f, width in zip(schema.tokens, widths, strict=True) for _ in range(width)]
@@ -43,6 +37,19 @@ class RecourseCost:
         caps = [1.0 if f.kind == "categorical" else math.inf for f in columns]
         self._cap = torch.as_tensor(caps, dtype=torch.float32)
         self._most = float(sum(f.weight for f, width in zip(schema.tokens, widths, strict=True) if width > 1))
+        self._widths = widths
+
+    @cached_property
+    def _table(self) -> Tensor:
+        """One table of coordinates for all token columns: row offset[c] + code holds the level's coordinates. It grows
+        with the square of the levels, so it is made only for those who ask for coordinates."""
+        blocks = [
+            torch.eye(width, dtype=torch.float32) / 2
+            if width > 1
+            else torch.as_tensor(feature.level_values).float()[:, None]
+            for feature, width in zip(self.schema.tokens, self._widths, strict=True)
+        ]
+        return torch.block_diag(*blocks) if blocks else torch.zeros(0, 0, dtype=torch.float32)
 
     @property
     def columns(self) -> int:
@@ -68,15 +75,20 @@ class RecourseCost:
 
     def apart(self, a: Tensor, b: Tensor) -> Tensor:
         """Cost ``(...)`` between cells `a` and `b` ``(..., D)``; `a` broadcasts, and `b` is overwritten."""
+        gap = self._gap(a, b)
+        return gap @ self._column_weight.to(gap.device)
+
+    def _gap(self, a: Tensor, b: Tensor) -> Tensor:
+        """``(..., D)``, in place of `b`: how far each column moves."""
         gap = b.sub_(a).abs_()
         # Codes of different categories are at least 1 apart, and such a difference counts as 1.
-        torch.minimum(gap, self._cap.to(gap.device), out=gap)
-        return gap @ self._column_weight.to(gap.device)
+        return torch.minimum(gap, self._cap.to(gap.device), out=gap)
 
     def __call__(self, factual: Rows, counterfactual: Rows) -> Tensor:
         """Cost per pair, ``(B,)``; for counterfactuals ``(B, S, ·)`` the factuals broadcast and it is ``(B, S)``."""
-        a, b = self.coordinates(factual), self.coordinates(counterfactual)
-        return ((a[:, None] if b.dim() == 3 else a) - b).abs().sum(-1)
+        a, b = self.cells(factual), self.cells(counterfactual)
+        gap = self._gap(a[:, None] if b.dim() == 3 else a, b)
+        return (gap * self._column_weight.to(gap.device)).sum(-1)
 
     def pairwise(self, a: Rows, b: Rows) -> Tensor:
         """Cost between every row of `a` and every row of `b`, ``(A, B)``."""

@@ -39,7 +39,7 @@ REPORT = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Counterfactuals:
     """Recommended changes for a frame of factuals.
 
@@ -68,6 +68,13 @@ class Counterfactuals:
     schema: Schema = field(repr=False)
     _answers: pd.DataFrame
 
+    def __eq__(self, other: object) -> bool:
+        """Whether factuals, reports, schemas and answers are equal, NaN to NaN."""
+        if not isinstance(other, Counterfactuals):
+            return NotImplemented
+        pairs = ((getattr(self, name), getattr(other, name)) for name in ("factuals", "report", "_answers"))
+        return self.schema == other.schema and all(mine.equals(theirs) for mine, theirs in pairs)
+
     def __len__(self) -> int:
         return len(self._answers)
 
@@ -86,7 +93,8 @@ class Counterfactuals:
             for name, differs in zip(before.columns, changed, strict=True)
             if differs
         ]
-        return pd.DataFrame(rows, columns=["factual", "rank", "feature", "from", "to"])
+        names = ("factual", "rank", "feature", "from", "to")
+        return pd.DataFrame({name: _inferred([row[k] for row in rows]) for k, name in enumerate(names)})
 
     def best(self) -> pd.DataFrame:
         """The best-ranked answer of each factual: the factuals' own index, missing values where there is none."""
@@ -193,7 +201,7 @@ class Counterfactuals:
             place = index.get_loc(factual)
         except (KeyError, TypeError, pd.errors.InvalidIndexError):
             place = None
-        if not isinstance(place, int):
+        if not isinstance(place, (int, np.integer)):
             some = ", ".join(map(repr, index[:5].tolist())) + (", ..." if len(index) > 5 else "")
             raise ValueError(f"{factual!r} is not an index label of the factuals, which are {some or 'none'}")
         n = len(self.report) // len(index)
@@ -207,3 +215,12 @@ class Counterfactuals:
     def _before(self) -> pd.DataFrame:
         position = pd.Index(self.factuals.index).get_indexer(self._answers.index.get_level_values(0))
         return self.factuals.iloc[position]
+
+
+def _inferred(values: list[Any]) -> pd.Series:
+    """A column of the dtype that pandas takes them for; text that is not fit for a column of text stays objects."""
+    column = pd.Series(values, dtype=object)
+    try:
+        return column.infer_objects()
+    except UnicodeEncodeError:
+        return column

@@ -216,7 +216,7 @@ def examples(found: Counterfactuals, n: int = 5) -> pd.DataFrame:
 
     Columns: ``person``, ``feature``, ``before``, ``after``, ``changed`` ("yes" or empty).
     """
-    answers = found.to_frame().groupby(level=0, sort=False).head(1).iloc[:n]
+    answers = found.to_frame().groupby(level=0, sort=False, dropna=False).head(1).iloc[:n]
     people = answers.index.get_level_values(0)
     rows: list[tuple] = []
     entries = found.report.loc[answers.index].to_dict("records")

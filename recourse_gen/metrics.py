@@ -84,7 +84,7 @@ def evaluate(
         schema = _infer_schema(factuals, reference)
     names = list(schema.names)
     keys, person, found, answers = align(factuals, counterfactuals, schema)
-    before = factuals[names].iloc[person[found]]
+    before = factuals[names].set_flags(allows_duplicate_labels=True).iloc[person[found]]
     rules = None if constraints is None else rules_for(constraints, schema, factuals.index)
     model = as_classifier(classifier, target_class=target_class, columns=names)
     probability = _probability(answers, model)
@@ -215,7 +215,7 @@ def diversity(counterfactuals: pd.DataFrame, schema: Schema) -> pd.Series:
     counterfactuals: complete rows whose first index level is the factual, several rows each.
     A factual with a single answer has no pair and gets NaN.
     """
-    codes, factuals = pd.factorize(counterfactuals.index.get_level_values(0))
+    codes, factuals = pd.factorize(counterfactuals.index.get_level_values(0), use_na_sentinel=False)
     points = coordinates(counterfactuals, schema)
     sizes = np.bincount(codes, minlength=len(factuals))
     rank = counterfactuals.groupby(codes).cumcount().to_numpy()
@@ -283,7 +283,7 @@ def _infer_schema(factuals: pd.DataFrame, reference: pd.DataFrame | None) -> Sch
     columns = list(factuals.columns) if isinstance(factuals, pd.DataFrame) else []
     check_columns("factuals", factuals, columns)
     check_columns("reference", reference, columns)
-    return Schema.infer(pd.concat([reference[columns], factuals]))
+    return Schema.infer(pd.concat([reference[columns], factuals], ignore_index=True))
 
 
 def _probability(counterfactuals: pd.DataFrame, classifier: Classifier) -> np.ndarray:

@@ -131,7 +131,9 @@ class Room:
 
 def own_levels(feature: Feature, own: np.ndarray, code: np.ndarray) -> np.ndarray:
     """Per-row level values ``(B, L)``, with the factual's own value in place of the level it was encoded as."""
-    dtype = np.float64 if feature.kind == "ordinal" else object
+    dtype: Any = np.float64 if feature.kind == "ordinal" else object
+    if feature.kind == "ordinal" and own.dtype.kind in "iu" and feature.storage.kind in "iu":
+        dtype = np.promote_types(own.dtype, feature.storage)  # float64 does not tell large whole numbers apart
     values = np.repeat(np.asarray(feature.levels, dtype=dtype)[None], len(own), 0)
     values[np.arange(len(own)), code] = own
     return values

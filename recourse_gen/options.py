@@ -79,6 +79,12 @@ def check_dial(name: str, value: Any) -> None:
     check_number(name, value, *DIAL)
 
 
+def check_function(name: str, value: Any) -> None:
+    """Raise ValueError unless `value` is None or can be called."""
+    if not (value is None or callable(value)):
+        raise ValueError(f"{name} must be a function or None, got {value!r}")
+
+
 def check_whole(name: str, value: Any, least: float = 1) -> None:
     """Raise ValueError unless `value` is a whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:

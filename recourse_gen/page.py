@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pandas as pd
 
-from recourse_gen.sentences import Value, approval, named, sentence, side_by_side
+from recourse_gen.sentences import Value, approval, named, sentence, side_by_side, text
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"  # nothing is loaded and no script runs, whatever a cell says
 NOTE = (
@@ -112,13 +112,13 @@ def _summarise(body: ET.Element, report: pd.DataFrame, people: Sequence[_Person]
         several = f"{len(person.answers)} {outcome}s" if len(person.answers) > 1 else outcome
         cells = ("", several, f"{before} → {after}" if found else before)
         row = _row(table, (*cells, f"{entry['n_changed']:.0f}" if found else "", _verdict(entry) if found else ""))
-        _add(row[0], "a", str(person.label), href=f"#person-{at}")
+        _add(row[0], "a", text(person.label), href=f"#person-{at}")
 
 
 def _write(section: ET.Element, person: _Person) -> None:
     status = person.entry["status"]
     _add(section, "span", _outcome(status), class_=f"outcome {status}")
-    _add(section, "h2", f"Applicant {person.label}")
+    _add(section, "h2", named(person.label))
     for rank, entry, values in person.answers:
         option = _add(section, "div", class_="option")
         if len(person.rows) > 1:

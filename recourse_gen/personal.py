@@ -99,9 +99,10 @@ def rules_for(given: Any, schema: Schema, people: pd.Index) -> Rules:
     distinct: list[Constraints] = []
     which = np.zeros(len(people), dtype=np.int64)
     for i, label in enumerate(people.tolist()):
-        if label not in given:
+        key = _key(given, label)
+        if key not in given:
             raise ValueError(f"constraints must be a Constraints object, or one for each row of X: {label!r} has none")
-        rules = given[label]
+        rules = given[key]
         if id(rules) not in seen:
             try:
                 text = repr(one_for_all(rules, schema).to_dict())
@@ -113,3 +114,14 @@ def rules_for(given: Any, schema: Schema, people: pd.Index) -> Rules:
             seen[id(rules)] = known[text]
         which[i] = seen[id(rules)]
     return PersonalConstraints(people, tuple(distinct), which)
+
+
+def _key(given: Mapping[Any, Any], label: Any) -> Any:
+    """The label as it stands among the keys: NaN, which equals nothing, is found as pandas finds it."""
+    if label in given or not _is_missing(label):
+        return label
+    return next(filter(_is_missing, given), label)
+
+
+def _is_missing(label: Any) -> bool:
+    return bool(pd.api.types.is_scalar(label) and pd.isna(label))

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from recourse_gen import checkpoint, registry, training
+from recourse_gen.alignment import check_labels
 from recourse_gen.audit import Auditor
 from recourse_gen.backbone import Backbone
 from recourse_gen.classifier import Classifier, as_classifier
@@ -212,11 +213,7 @@ class RecourseGenerator(Shareable):
         )
         deadline = Deadline(time_budget)
         X = self.transform.check(X)
-        if X.index.has_duplicates:
-            repeated = X.index[X.index.duplicated()].tolist()[0]
-            raise ValueError(
-                f"the index of X repeats {repeated!r}, so answers could not be told apart; reset_index() first"
-            )
+        check_labels(X.index)
         rules = self.constraints if constraints is None else rules_for(constraints, self.schema, X.index)
         auditor = self.auditor if audit else None
         return Search(model, self.transform, self.classifier, auditor, rules, options, deadline)(X, progress)

@@ -65,7 +65,7 @@ def build(cls: type[Backbone], schema: Schema, options: Mapping[str, Any], seed:
 
 def _entry(name: str) -> EntryPoint:
     entries = _entries()
-    if name not in entries:
+    if not isinstance(name, str) or name not in entries:
         known = ", ".join(sorted(entries)) or "none; install the package, e.g. pip install -e ."
         raise ValueError(f"unknown backbone {name!r}; registered are: {known}")
     return entries[name]

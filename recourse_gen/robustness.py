@@ -14,8 +14,9 @@ from sklearn.utils import resample
 from recourse_gen import metrics
 from recourse_gen.alignment import check_columns, restored
 from recourse_gen.classifier import CLASSIFIERS, Classifier, as_classifier, check_target, fit_classifier
+from recourse_gen.dtypes import column_dtype
 from recourse_gen.options import check_number, check_whole
-from recourse_gen.schema import Feature, Schema, column_dtype
+from recourse_gen.schema import Feature, Schema
 
 
 def retrained(
@@ -105,7 +106,7 @@ def noise_validity(
     names = list(schema.names)
     check_columns("counterfactuals", counterfactuals, names)
     found = metrics.answered(counterfactuals[names])
-    answers = counterfactuals.loc[found, names]
+    answers = counterfactuals.loc[found, names].set_flags(allows_duplicate_labels=True)
     moves = None
     if factuals is not None:
         check_columns("factuals", factuals, names)

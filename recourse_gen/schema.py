@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa  # type: ignore[import-untyped]
+
+from recourse_gen.dtypes import check_dtype, column_dtype, dtype_name, is_number
 
 KINDS = ("categorical", "ordinal", "continuous")
 TOKENIZE = ("auto", "none", "all")
+MAX_CATEGORIES = 1000  # where nobody asked for more
 _QUANTILES = 65
-_ARROW_TEXT = "ArrowDtype(string)"  # pandas calls it string[pyarrow], as it calls a StringDtype
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,8 @@ class Schema:
         distinct values and ``continuous`` beyond (`tokenize="auto"`); ``"none"`` makes every numeric column of more
         than two values continuous, ``"all"`` makes every one ordinal. `kinds`, `weights` and `bounds` override by name.
 
-        Raises ValueError, naming the column, for missing or infinite values, constant or unsupported columns.
+        Raises ValueError, naming the column, for missing or infinite values, constant or unsupported columns, and for
+        more than 1000 categories where `kinds` does not ask for them: a column of identifiers, most likely.
         """
         if tokenize not in TOKENIZE:
             raise ValueError(f"tokenize must be one of {', '.join(TOKENIZE)}, got {tokenize!r}")
@@ -203,28 +205,6 @@ def _feature(entry: dict[str, Any]) -> Feature:
     return feature
 
 
-def dtype_name(dtype: Any) -> str:
-    """What pandas calls a dtype, except where it calls two kinds of text the same; `column_dtype` is the inverse."""
-    if isinstance(dtype, pd.StringDtype) and dtype.na_value is pd.NA:
-        return f"string[{dtype.storage}]"
-    return _ARROW_TEXT if dtype == pd.ArrowDtype(pa.string()) else str(dtype)
-
-
-def column_dtype(name: Any) -> Any:
-    """The pandas dtype of that name. Raises ValueError unless a training column may have it."""
-    if name == _ARROW_TEXT:
-        return pd.ArrowDtype(pa.string())
-    try:
-        dtype = pd.api.types.pandas_dtype(name) if isinstance(name, str) else None
-    except (TypeError, ValueError):
-        dtype = None
-    storage: Any = getattr(dtype, "numpy_dtype", dtype)
-    plain = isinstance(storage, np.dtype) and storage.kind in "biufO"
-    if not plain and not isinstance(dtype, (pd.CategoricalDtype, pd.StringDtype)):
-        raise ValueError(f"{name!r} is no dtype of a training column")
-    return dtype
-
-
 def check_frame(frame: pd.DataFrame) -> None:
     """Raise ValueError unless `frame` is a table of at least two complete rows with distinct column names."""
     if not isinstance(frame, pd.DataFrame):
@@ -250,25 +230,10 @@ def check_values(column: pd.Series) -> None:
         raise ValueError(f"column {column.name!r} holds infinite values")
 
 
-def is_number(column: pd.Series) -> bool:
-    """Whether the column's dtype is one of integers or floats, of NumPy or an extension that keeps them so."""
-    storage = getattr(column.dtype, "numpy_dtype", column.dtype)
-    return isinstance(storage, np.dtype) and storage.kind in "iuf"
-
-
 def _infer_feature(column: pd.Series, kind: str | None, tokenize: str, max_levels: int) -> Feature:
+    check_dtype(column)
     check_values(column)
     name = str(column.name)
-    if not (
-        is_number(column)
-        or pd.api.types.is_bool_dtype(column.dtype)
-        or isinstance(column.dtype, pd.CategoricalDtype)
-        or pd.api.types.is_string_dtype(column.dtype)
-        or column.dtype == object
-    ):
-        raise ValueError(
-            f"column {name!r} has dtype {column.dtype}; supported are numbers, text, booleans and categories"
-        )
     if column.dtype == object:
         _check_categories(name, column)
     distinct = column.unique()
@@ -276,6 +241,11 @@ def _infer_feature(column: pd.Series, kind: str | None, tokenize: str, max_level
         raise ValueError(f"column {name!r} is constant in the training rows; drop it")
     if kind is None:
         kind = "categorical" if not is_number(column) else _numeric_kind(len(distinct), tokenize, max_levels)
+        if kind == "categorical" and len(distinct) > MAX_CATEGORIES:
+            raise ValueError(
+                f"column {name!r} has {len(distinct)} categories, more than {MAX_CATEGORIES}: drop it if it only "
+                f"says who somebody is, merge rare values if not, or keep all with kinds={{{name!r}: 'categorical'}}"
+            )
     dtype = dtype_name(column.dtype)
     if kind == "categorical":
         levels = [value.item() if isinstance(value, np.generic) else value for value in distinct]

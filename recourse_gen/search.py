@@ -21,7 +21,7 @@ from recourse_gen.cost import RecourseCost
 from recourse_gen.counterfactuals import REPORT, Counterfactuals
 from recourse_gen.deadline import Deadline
 from recourse_gen.noise import Noise
-from recourse_gen.options import check_dial, check_flag, check_number, check_whole
+from recourse_gen.options import check_dial, check_flag, check_function, check_number, check_whole
 from recourse_gen.personal import Rules
 from recourse_gen.rows import Rows
 from recourse_gen.scoring import People, Scorer, as_frame
@@ -100,6 +100,7 @@ class Search:
         self.device = next((tensor.device for tensor in tensors), torch.device("cpu"))
 
     def __call__(self, factuals: pd.DataFrame, progress: Callable[[int], Any] | None = None) -> Counterfactuals:
+        check_function("progress", progress)
         size, n = self.options.batch_size, self.options.n
         alike = self.scorer.constraints.alike(factuals)
         batches = [at[start : start + size] for at in alike for start in range(0, max(len(at), 1), size)]

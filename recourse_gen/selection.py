@@ -223,7 +223,7 @@ POLICIES = {
 
 def policy(name: str) -> Policy:
     """Raises ValueError, listing what exists, for an unknown name."""
-    if name not in POLICIES:
+    if not isinstance(name, str) or name not in POLICIES:
         raise ValueError(f"unknown selection {name!r}; known are: {', '.join(sorted(POLICIES))}")
     return POLICIES[name]
 

@@ -24,7 +24,7 @@ def side_by_side(before: pd.DataFrame, after: pd.DataFrame) -> list[list[Value]]
     """The columns of each row of two frames ``(A, D)`` that are row-aligned and have the same dtypes."""
     columns = [
         [
-            Value(str(name), *words(old, new), differs)
+            Value(text(name), *words(old, new), differs)
             for old, new, differs in zip(before[name].tolist(), after[name].tolist(), changed.tolist(), strict=True)
         ]
         for name, changed in zip(before.columns, changed_cells(before, after).T, strict=True)
@@ -34,7 +34,7 @@ def side_by_side(before: pd.DataFrame, after: pd.DataFrame) -> list[list[Value]]
 
 def named(factual: Any, rank: int = 0, n: int = 1) -> str:
     """How one of `n` answers for a factual is called: ``Applicant 17``, or ``Applicant 17, option 1`` for rank 0."""
-    return f"Applicant {factual}, option {rank + 1}" if n > 1 else f"Applicant {factual}"
+    return f"Applicant {text(factual)}, option {rank + 1}" if n > 1 else f"Applicant {text(factual)}"
 
 
 def sentence(who: str, entry: Mapping[Any, Any], values: Sequence[Value] = ()) -> str:
@@ -49,6 +49,11 @@ def sentence(who: str, entry: Mapping[Any, Any], values: Sequence[Value] = ()) -
         return f"{who}: {changes}; approval {before} → {after}" + (f" ({reason})" if reason else "")
     advice = "no change is needed" if entry["status"] == "already_favourable" else "no recommendation"
     return f"{who}: {advice} ({entry['status'].replace('_', ' ')}: {reason}); approval {before}"
+
+
+def text(value: Any) -> str:
+    """Text that can be written and drawn: half of a surrogate pair, which no file may hold, as ``\\ud800``."""
+    return str(value).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def approval(entry: Mapping[Any, Any]) -> tuple[str, str]:
@@ -71,7 +76,7 @@ def words(before: Any, after: Any, decimals: int | None = None) -> tuple[str, st
 
 def _word(value: Any, extra: int, decimals: int | None) -> str:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)):
-        return str(value)
+        return text(value)
     if decimals is not None:
         return f"{value:.{decimals + extra}f}"
     number = float(value)

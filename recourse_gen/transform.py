@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import torch
 
+from recourse_gen.dtypes import column_dtype, dtype_name, is_number
 from recourse_gen.rows import Rows
-from recourse_gen.schema import Feature, Schema, check_frame, check_values, column_dtype, dtype_name, is_number
+from recourse_gen.schema import Feature, Schema, check_frame, check_values
 
 
 class TableTransform:
@@ -60,7 +61,8 @@ class TableTransform:
                 _codes(feature, column)
             elif feature.storage.kind in "iu":
                 _check_whole(feature, column)
-        frame = frame[list(self.schema.names)]
+        # Rows are taken more than once from here on.
+        frame = frame[list(self.schema.names)].set_flags(allows_duplicate_labels=True)
         frame = frame.astype({name: dtype for name, dtype in self.dtypes.items() if frame[name].dtype != dtype})
         # To pandas, unordered categories are the same in any order; to a classifier that takes codes they are not.
         order = {name: dtype.categories for name, dtype in self._categories.items()}
@@ -105,7 +107,8 @@ class TableTransform:
             return pd.Series(pd.Categorical(values, dtype=self._categories[feature.name]))
         if feature.kind == "continuous" and feature.storage.kind in "iu" and values.dtype.kind == "f":
             values = np.rint(values)
-        return pd.Series(values).astype(column_dtype(feature.dtype))
+        # With its dtype, or pandas would try objects that are all text as a column of text, which cannot hold any.
+        return pd.Series(values, dtype=values.dtype).astype(column_dtype(feature.dtype))
 
     @property
     def dtypes(self) -> dict[str, Any]:

@@ -151,6 +151,7 @@ OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"schema": {"kind": {}}}, "unknown option schema.kind; known are: kinds"),
     ({"schema": {"kinds": {"height": "ordinal"}}}, "kinds names column 'height'"),
     ({"schema": {"tokenize": "some"}}, "tokenize must be one of"),
+    ({"backbone": ["ar"]}, r"unknown backbone \['ar'\]; registered are: .*ar"),
     ({"seed": -1}, "seed must be a whole number"),
     ({"seed": "x"}, "seed must be a whole number"),
 ]
@@ -177,6 +178,8 @@ CALLS: list[tuple[dict[str, Any], str]] = [
     *(({"temperature": value}, "temperature must") for value in (0, "cold", float("nan"), 1e39, 1e-46)),
     ({"seed": 1.5}, "seed must"),
     ({"select": "luckiest"}, "unknown selection 'luckiest'; known are: cheapest, confident"),
+    ({"select": ["score"]}, r"unknown selection \['score'\]; known are: cheapest, confident"),
+    ({"progress": 3}, "progress must be a function or None, got 3"),
     *(({"time_budget": value}, "time_budget must be a number in") for value in (0, -1, "1", float("inf"), True)),
     ({"constraints": {"immutable": ["age"]}}, "a Constraints object, or one for each row of X: 1000 has none"),
     ({"constraints": Constraints(immutable=["height"])}, "names column 'height'; columns are income"),
@@ -222,3 +225,10 @@ def test_options_of_plugins_that_take_anything_are_passed_on() -> None:
         return schema, options
 
     assert construct(anything, "backbone", {"depth": 3}, "table") == ("table", {"depth": 3})
+
+
+def test_more_levels_than_memory_are_refused_by_name(small: dict[str, Any]) -> None:
+    frame = pd.DataFrame({"id": [f"P{i}" for i in range(20_000)], "a": np.arange(20_000.0)})
+    asked = {**small, "schema": {"kinds": {"id": "categorical"}}}
+    with pytest.raises(ValueError, match="up to 20000 levels are more than .* column 'id' has the most, drop it"):
+        RecourseGenerator(**asked).fit(frame, classifier=lambda rows: rows["a"] / 20_000)

@@ -3,6 +3,7 @@ import itertools
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 import yaml
 from hypothesis import given
@@ -266,3 +267,31 @@ def test_a_mapping_may_start_from_a_number_that_training_lacks():
     rules = Constraints(allowed={"age": {33: [40]}})
     feasible = compiled(rules, FRAME.iloc[[1]].assign(age=33))
     assert feasible.tokens[0, 0, :4].tolist() == [False, False, True, False]
+
+
+LARGE = 2**53 + 1  # as a float64, it is 2**53
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint64", "Int64", "int64[pyarrow]"])
+def test_whole_numbers_that_float64_does_not_tell_apart_are_told_apart(dtype):
+    frame = pd.DataFrame({"a": [LARGE, LARGE, LARGE], "b": [LARGE, LARGE - 1, LARGE]}, dtype=dtype)
+    after = pd.DataFrame({"a": [LARGE - 1, LARGE, LARGE + 1], "b": [LARGE, LARGE, LARGE - 1]}, dtype=dtype)
+    assert changed_cells(frame, after).tolist() == [[True, False], [False, True], [True, True]]
+    for rules, broken in (
+        (Constraints(immutable=["b"]), [False, True, True]),
+        (Constraints(monotone={"a": "increase"}), [True, False, False]),
+        (Constraints(monotone={"b": "decrease"}), [False, True, False]),
+        (Constraints(ranges={"a": (LARGE, LARGE + 1)}), [True, False, False]),
+        (Constraints(ranges={"a": (None, LARGE)}), [False, False, True]),
+        (Constraints(ordered=[("a", "b")]), [False, False, True]),
+        (Constraints(together=[("a", "b")]), [True, True, False]),
+    ):
+        assert rules.violations(frame, after).tolist() == broken
+
+
+def test_levels_that_float64_does_not_tell_apart_are_told_apart():
+    frame = pd.DataFrame({"a": [0, LARGE - 1, LARGE, LARGE + 1]})
+    schema = Schema.infer(frame)
+    own, rows = frame.iloc[3:], TableTransform(schema).fit(frame).encode(frame.iloc[3:])
+    least = Constraints(ranges={"a": (LARGE, None)}).compile(schema, own, rows)
+    assert least.tokens[0, 0].tolist() == [False, False, True, True]

@@ -6,6 +6,7 @@ from strategies import TOKENS, quick, tables
 
 from recourse_gen.cost import RecourseCost
 from recourse_gen.rows import Rows
+from recourse_gen.schema import Feature, Schema
 
 
 def by_hand(table, a, b):
@@ -87,3 +88,12 @@ def test_nobody_costs_nothing(table):
     nobody = rows.take(torch.zeros(0, dtype=torch.int64))
     assert cost(nobody, nobody).shape == (0,)
     assert cost.pairwise(nobody, rows).shape == (0, rows.batch_size)
+
+
+def test_pairs_cost_no_more_memory_where_categories_have_many_levels():
+    size = 100_000  # a table of coordinates would take 40 GB, and so would the coordinates of as many rows
+    levels = tuple(map(str, range(size)))
+    cost = RecourseCost(Schema((Feature("id", "categorical", "str", levels=levels, weight=0.5),)))
+    rows = Rows(torch.zeros(size, 0), torch.arange(size)[:, None])
+    assert (cost(rows, rows.take(torch.arange(size).roll(1))) == 0.5).all()
+    assert (cost(rows, rows) == 0).all()

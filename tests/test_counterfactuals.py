@@ -15,7 +15,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 from sklearn.pipeline import Pipeline
 
-from recourse_gen import Constraints, Counterfactuals, RecourseGenerator, Schema
+from recourse_gen import Constraints, Counterfactuals, RecourseGenerator, Schema, metrics
 from recourse_gen.metrics import cost
 from recourse_gen.rows import Rows
 
@@ -254,3 +254,33 @@ def test_acceptance_counts_every_round_and_every_draw(
     assert set(report["acceptance"]) == {0.5}
     assert report["log_likelihood"].isna().all(), "this backbone has no log_prob"
     assert set(report.xs(1, level=1)["reason"]) == {"no other answer among 16 candidates"}
+
+
+def test_results_are_equal_when_they_say_the_same(fitted: RecourseGenerator, denied: pd.DataFrame) -> None:
+    one, same, other = (fitted.generate(denied.iloc[:5], **FEW, seed=seed) for seed in (1, 1, 2))
+    assert one == same
+    assert one != other and one != 3
+    assert one != replace(one, report=one.report.assign(cost=0.0))
+
+
+def test_half_a_surrogate_pair_is_written_as_its_number(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    words = pd.Series(rng.choice(["\udfff", "b"], 200), dtype=object)
+    frame = pd.DataFrame({"w": words, "x": rng.integers(0, 5, 200)})
+    frame = frame.set_axis(pd.Index([f"\ud801{i}" for i in range(200)], dtype=object))
+
+    def approves(rows: pd.DataFrame) -> np.ndarray:
+        return ((rows["w"] == "b") & (rows["x"] > 1)).to_numpy() * 0.8 + 0.1
+
+    options: dict[str, Any] = {"pairs": {"top_k": 50}, "audit": {"n_estimators": 10, "n_jobs": 1}}
+    generator = RecourseGenerator("exact", **options).fit(frame, classifier=approves)
+    asked = frame[approves(frame) < 0.5].head(20)
+    found = RecourseGenerator.load(generator.save(tmp_path / "run"), classifier=approves).generate(asked, **FEW)
+    assert len(found) > 10 and found == generator.generate(asked, **FEW)
+    assert (metrics.evaluate(asked, found.to_frame(), classifier=approves, schema=found.schema).rows["validity"]).all()
+    found.to_html(tmp_path / "page.html")
+    person = found.changes().query("feature == 'w'")["factual"].iloc[0]
+    said = found.describe(person)
+    assert "w \\udfff → b" in said and said in Page((tmp_path / "page.html").read_text(encoding="utf-8")).text
+    found.plot(person).savefig(tmp_path / "change.png")
+    found.plot_tradeoff(person).savefig(tmp_path / "answers.png")

@@ -156,3 +156,32 @@ def test_classifier_may_name_its_favourable_class():
 def test_what_cannot_be_evaluated_is_refused(change, options, message):
     with pytest.raises(ValueError, match=message):
         evaluate(change(PEOPLE), **options)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "Float32"])
+def test_short_floats_are_the_same_after_a_round_trip_through_text(dtype, tmp_path):
+    rng = np.random.default_rng(0)
+    people = PEOPLE.assign(income=pd.Series(rng.uniform(0, 20, 4), PEOPLE.index).astype(dtype))
+    people.assign(age=[21, 30, 40, 60]).to_csv(tmp_path / "answers.csv")
+    answers = pd.read_csv(tmp_path / "answers.csv", index_col=0, dtype={"grade": str})
+    assert answers["income"].dtype == np.float64
+    for read in (answers, answers.drop(index=5).reindex(PEOPLE.index)):
+        found = evaluate(read, people, constraints=Constraints(immutable=["income"]))
+        assert found.rows["n_changed"].dropna().tolist() == [1, 0, 0, 0][: len(found.answers)]
+        assert not found.rows["violation"].any()
+        assert found.answers["income"].dtype == dtype
+        np.testing.assert_array_equal(found.rows["cost"].dropna(), [1 / 40, 0, 0, 0][: len(found.answers)])
+
+
+def test_a_float_that_is_too_large_for_the_factuals_stays_as_it_is():
+    people = PEOPLE.assign(income=PEOPLE["income"].astype(np.float16))
+    found = evaluate(PEOPLE.assign(income=[1e9, 0.25, 30.0, 2.0]), people)
+    assert found.answers["income"].tolist() == [1e9, 0.25, 30.0, 2.0]
+
+
+def test_large_whole_numbers_in_text_are_read_exactly():
+    people = PEOPLE.assign(age=[2**53 + 1, 2**53 + 3, 5, 6])
+    schema = Schema.infer(pd.concat([people, REFERENCE]))
+    found = evaluate(people.astype({"age": str}), people, schema=schema)
+    assert found.rows["n_changed"].tolist() == [0, 0, 0, 0]
+    assert found.answers["age"].tolist() == people["age"].tolist()

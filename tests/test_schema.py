@@ -205,3 +205,12 @@ def test_a_schema_of_a_later_version_is_refused():
 def test_object_columns_of_numbers_stay_categories_of_those_numbers():
     feature = Schema.infer(column_of([2, 1, 2], dtype=object))["x"]
     assert feature == Feature("x", "categorical", "object", levels=(1, 2))
+
+
+@pytest.mark.parametrize("dtype", [object, "str", "string[pyarrow]", "category"])
+def test_a_column_of_identifiers_is_refused_unless_it_is_asked_for(dtype):
+    frame = pd.DataFrame({"id": pd.Series([f"P{i:05}" for i in range(1001)], dtype=dtype), "x": range(1001)})
+    with pytest.raises(ValueError, match="column 'id' has 1001 categories, more than 1000: drop it"):
+        Schema.infer(frame)
+    assert len(Schema.infer(frame.iloc[1:])["id"].levels) == 1000
+    assert len(Schema.infer(frame, kinds={"id": "categorical"})["id"].levels) == 1001
