@@ -285,10 +285,8 @@ def _bar(people: int, quiet: bool) -> Iterator[Callable[[int], Any]]:
 
 def _summary(reports: Iterable[pd.Series]) -> str:
     """reports: statuses by person; a person's are all in one of them."""
-    best = [
-        each.groupby(level=0, sort=False, dropna=False).agg(lambda one: min(one, key=STATUSES.index))
-        for each in reports
-    ]
+    people = (each.groupby(level=0, sort=False, dropna=False) for each in reports)
+    best = [person.agg(lambda one: min(one, key=STATUSES.index)) for person in people]
     counts = Counter(itertools.chain.from_iterable(best))
     others = [f"{counts[status]} {status.replace('_', ' ')}" for status in STATUSES[1:] if counts[status]]
     told = f"{counts['ok']} of {counts.total()} people have an answer"
