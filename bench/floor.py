@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
+from unittest import mock
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from backbones import replay
 from backbones.ar import AutoregressiveBackbone
 from backbones.decoder import CachedTransformer
 from backbones.denoiser import Denoiser
@@ -58,6 +61,13 @@ def synchronise(device: torch.device) -> None:
     """Wait for what runs on the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+@contextmanager
+def plain() -> Iterator[None]:
+    """Samplers are not replayed inside."""
+    with mock.patch.object(replay, "DEVICES", ()):
+        yield
 
 
 def products(call: Callable[[], Any]) -> int:

@@ -140,6 +140,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{machine['device']}, {machine['threads']} threads: {machine['flops'] / 1e9:.0f} GFLOP/s in a matrix product"
     )
     about += f", {machine['copied'] / 1e9:.0f} GB/s in a copy"
+    about += f". {run['note'].rstrip('.')}" if "note" in run else ""
     if arguments.page is None:
         print(f"{about}\n\n{short(frame) if arguments.short else table(frame)}")
         return
