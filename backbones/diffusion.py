@@ -106,7 +106,7 @@ class DiffusionBackbone(EndpointBackbone):
         numbers, cat = Descent(sigma[0] * candidates.gaussian()), self.levels.expand_as(candidates.factual.cat)
         # Columns without a choice go first, so that all others see them.
         turn = (candidates.uniform() - candidates.fixed().float()).argsort(1).argsort(1)
-        noise = self.sigma(torch.linspace(1, 0, self.steps + 1, device=cat.device)[:-1])
+        noise = self.sigma(torch.linspace(1, 0, self.steps + 1, device=cat.device, dtype=torch.float32)[:-1])
         logits, moments = candidates.context.prior, candidates.moments(torch.ones_like(noise), noise)
         for k in range(self.steps):
             before, after = columns * k // self.steps, columns * (k + 1) // self.steps

@@ -96,7 +96,7 @@ class FlowBackbone(EndpointBackbone):
         columns = len(self.levels)
         numbers, cat = Descent(candidates.gaussian()), self._start(candidates.factual.cat, candidates.uniform())
         logits, left = candidates.context.prior, [(1 - k / self.steps) ** 2 for k in range(self.steps + 1)]
-        noise = (1 - torch.arange(self.steps, device=cat.device) / self.steps) ** 2
+        noise = (1 - torch.arange(self.steps, device=cat.device, dtype=torch.float32) / self.steps) ** 2
         moments = candidates.moments(1 - noise, noise)
         for k in range(self.steps):
             before, after = columns * k // self.steps, columns * (k + 1) // self.steps

@@ -225,7 +225,7 @@ def test_a_broken_sampler_is_noticed(broken: type[EndpointBackbone]) -> None:
 @pytest.mark.parametrize("name", ["flow", "diffusion"])
 def test_a_network_that_is_told_the_wrong_noise_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = Candidates.moments
-    monkeypatch.setattr(Candidates, "moments", lambda c, signal, noise: asked(c, signal, [2.0 * s for s in noise]))
+    monkeypatch.setattr(Candidates, "moments", lambda c, signal, noise: asked(c, signal, 2.0 * noise))
     case = Case(backbone(name, NUMBERS, steps=50))
     index, away = case.nearest(case.sample(4000))
     assert case.p_value(index) < 1e-6 or away.quantile(0.95) > 0.02
