@@ -25,6 +25,7 @@ LEAVES = (5, 2)  # least rows in a leaf of each forest
 OTHERS, GROWTH = 5, 1 / 3  # critics beside the first, and the share of rows that each has seen more
 _FARTHEST = -1.0  # of plausibilities: beyond that, how far off a row is says no more
 _FEWEST = 30  # opinions from which a curve is drawn
+_RARE = 0.01  # share of the opinions below which it is drawn otherwise
 
 
 @dataclass(frozen=True)
@@ -98,25 +99,34 @@ class Panel:
 
 @dataclass(frozen=True)
 class Curve:
-    """How likely somebody else shares an opinion: 1 / (1 + exp(−slope·opinion − intercept)), rising."""
+    """How likely somebody else shares an opinion: 1 / (1 + exp(−slope·opinion − intercept)), rising.
+
+    Below `lowest`, where too few opinions were measured, the logarithm of the odds falls with the slope `below`.
+    """
 
     slope: float
     intercept: float
+    lowest: float = float(np.finfo(np.float64).min)
+    below: float = 0.0
 
     def __call__(self, opinion: np.ndarray) -> np.ndarray:
         """Float64 in [0, 1], in the shape of `opinion`."""
-        return expit(self.slope * opinion + self.intercept)
+        short = np.minimum(opinion - self.lowest, 0.0)
+        return expit(self.slope * (opinion - short) + self.below * short + self.intercept)
 
     @classmethod
     def fit(cls, opinion: np.ndarray, shared: np.ndarray, default: Curve) -> Curve:
         """Logistic regression of ``shared`` (0 or 1) on opinions, both ``(B,)``.
 
-        Where all outcomes are the same, or fall as opinions rise, the default's slope is kept, at the level measured.
+        Where all outcomes are the same, or fall as opinions rise, the default's slope is kept, at the level measured;
+        at least this slope, too, below all but a hundredth of the opinions: where rows hardly differ in what others say
+        of them, the curve is flat, and says nothing of rows that are unlike all of them.
         """
         if len(np.unique(shared)) == 2:
             fitted = LogisticRegression(C=100.0).fit(opinion[:, None], shared)
-            if fitted.coef_[0, 0] > 0:
-                return cls(float(fitted.coef_[0, 0]), float(fitted.intercept_[0]))
+            slope, intercept = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
+            if slope > 0:
+                return cls(slope, intercept, float(np.quantile(opinion, _RARE)), max(slope, default.slope))
         rate = (shared.sum() + 1.0) / (len(shared) + 2.0)  # Laplace's rule: never quite 0 or 1
         return cls(default.slope, float(logit(rate) - default.slope * opinion.mean()))
 

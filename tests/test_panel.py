@@ -113,6 +113,21 @@ def test_a_relation_that_falls_is_not_believed(slope: float, seed: int) -> None:
     assert found(-opinion.mean()) == pytest.approx(shared.mean(), abs=0.01)
 
 
+def test_what_was_never_measured_is_not_extrapolated_from_chance() -> None:
+    """One in forty disagrees, whatever the opinion: nearly flat, but not for rows of which nobody has said such."""
+    rng = np.random.default_rng(0)
+    opinion, shared = rng.normal(0.4, 0.2, 2000), rng.random(2000) < 0.975
+    opinion[~shared] -= 0.02  # so that the fitted slope rises
+    found = Curve.fit(opinion, shared.astype(np.int64), DEFAULT)
+    assert 0 < found.slope < DEFAULT.slope
+    lowest = np.quantile(opinion, 0.01)
+    assert found(np.array([lowest, 0.8])) == pytest.approx(0.975, abs=0.01)
+    steps = logit(found(lowest - np.array([0.0, 1.0, 2.0])))
+    np.testing.assert_allclose(np.diff(steps), -DEFAULT.slope)
+    steep = Curve.fit(10 * opinion, (opinion > rng.normal(0.3, 0.01, 2000)).astype(np.int64), DEFAULT)
+    assert steep.below == steep.slope > DEFAULT.slope, "a slope that was measured goes on"
+
+
 def test_by_default_a_consensus_is_taken_at_its_word() -> None:
     consensus, plausibility = np.meshgrid(np.linspace(0.001, 0.999, 21), np.linspace(-1, 1.5, 11))
     expected = Agreement().expected(consensus, plausibility)
@@ -125,7 +140,7 @@ def test_the_two_opinions_are_not_interchangeable() -> None:
     assert law.expected(np.array([0.8]), np.array([-9.0])) == pytest.approx(16 / 17 + expit(-4))
 
 
-curves = st.builds(Curve, st.floats(1e-3, 20), st.floats(-10, 10))
+curves = st.builds(Curve, st.floats(1e-3, 20), st.floats(-10, 10), st.floats(-3, 3), st.floats(0, 20))
 opinions = st.tuples(st.floats(0, 1), st.floats(-1e6, 2))
 
 

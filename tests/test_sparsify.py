@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 
 from recourse_gen import Constraints, RecourseGenerator
@@ -225,3 +226,18 @@ def test_the_classifier_is_asked_about_what_is_returned(
     held = found.report["probability"][found.report["status"] == "ok"]
     np.testing.assert_allclose(held, classifier.predict_proba(found.to_frame())[:, 1], atol=1e-9)
     assert (held >= 0.7).all()
+
+
+def test_putting_a_column_back_does_not_part_what_goes_together() -> None:
+    """Two columns that rise together: nobody has the one without the other, and no answer may."""
+    rng = np.random.default_rng(0)
+    first = rng.uniform(-0.5, 0.5, 900)
+    frame = pd.DataFrame({"a": first, "b": first + rng.uniform(-0.02, 0.02, 900)})
+    labels = (rng.random(900) < 1 / (1 + np.exp(-8 * (frame["a"] + frame["b"])))).astype(int)
+    model = LogisticRegression().fit(frame, labels)
+    generator = RecourseGenerator("exact", audit={"n_estimators": 20, "n_jobs": 1}).fit(frame, labels, classifier=model)
+    turned_down = frame[model.predict(frame) == 0]
+    found = generator.generate(turned_down.iloc[:60])
+    answers = found.to_frame()[["a", "b"]]
+    assert len(answers) == 60
+    assert (answers["a"] - answers["b"]).abs().max() < 0.05
