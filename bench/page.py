@@ -11,7 +11,7 @@ import pandas as pd
 from bench import frontier
 from bench.cells import table
 from bench.frontier import ENOUGH
-from bench.methods import OURS, PARTNER, SEVERAL
+from bench.methods import CEILING, OURS, PARTNER, SEVERAL
 from bench.methods import PAPER as AS_PUBLISHED
 from bench.protocol import OUTLIERS, PUBLISHED
 
@@ -70,6 +70,8 @@ draws the labels, a perceptron learns them, and people whom it turns down are he
   compare leads. The published row is the authors', on their split.
 - `{AS_PUBLISHED}` is the published network with the published settings, after the *steps* of the second table, 512
   pairs each; the published runs have 2000 epochs, so its rows say nothing of what it reaches then.
+- *{CEILING}*, where there are few enough combinations of values to look at: the one of the highest score among all that
+  the classifier approves, picked with the judge in hand. No method may ask the judge, and none can have more.
 - The pictures: ringed points are beaten by no other in cost, *valid, judge* and *plausible, LOF* at once; the lines of
   ours follow the confidence that is asked for, from 0.5, while {100 * ENOUGH:.0f} % of the people have an answer.
 - The gaps of HELOC are filled with means of each class, as in the paper, which leaks the label to all methods alike.
@@ -177,24 +179,27 @@ def _eligible(rows: pd.DataFrame, key: str, column: Column) -> pd.Series:
     if key not in rows:
         return pd.Series(dtype=float)
     grouped = rows.astype({key: float}).groupby("method", sort=False)
-    means = grouped[key].mean().dropna()
+    means = grouped[key].mean().dropna().drop(CEILING, errors="ignore")
     return means[grouped["found"].mean()[means.index] >= ENOUGH] if column.of_answers else means
 
 
 def _table(rows: pd.DataFrame, columns: dict[str, Column], published: dict[str, float] | None = None) -> str:
-    """Methods by measures, ours first, then the others, then the nearest partner and the published row."""
+    """Methods by measures: ours, the others, the nearest partner, the best there is, and the published row."""
     columns = {key: column for key, column in columns.items() if key in rows and rows[key].notna().any()}
-    names = sorted(rows["method"].unique(), key=lambda name: (name == PARTNER, name not in OURS))
+    names = sorted(rows["method"].unique(), key=lambda name: (name == CEILING, name == PARTNER, name not in OURS))
     seeds = rows["seed"].nunique()
     best = {key: _best(rows, key, column) for key, column in columns.items()}
     lines = []
     for name in names:
         own = rows[rows["method"] == name]
-        line = [f"`{name}`" + (f" ({len(own)} of {seeds} seeds)" if len(own) < seeds else "")]
+        line = [
+            (f"*{name}*" if name == CEILING else f"`{name}`")
+            + (f" ({len(own)} of {seeds} seeds)" if len(own) < seeds else "")
+        ]
         for key, column in columns.items():
             values = own[key].astype(float).dropna()
             shown = column.form.format(values.mean()) if len(values) else ""
-            bold = f"**{shown}**" if shown and shown == best[key] else shown
+            bold = f"**{shown}**" if shown and shown == best[key] and name != CEILING else shown
             spread = column.form.replace("+", "").format(values.std()) if len(values) > 1 and column.better else ""
             line.append(f"{bold} ± {spread}" if spread else bold)
         lines.append(line)

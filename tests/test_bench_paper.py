@@ -142,6 +142,21 @@ def test_a_method_that_answers_few_has_not_the_best_cost() -> None:
     assert "| `rival` | 0.010 |" in text and "| `ar` | **0.500** |" in text
 
 
+def test_the_judges_choice_is_shown_but_competes_with_nobody() -> None:
+    best = cell(methods.CEILING, score=1.98, cost=0.1, lead=0.2)
+    (section,) = page.sections([cell("ar"), best, cell("rival", cost=0.6, score=1.7)])
+    text = page.section(section, "picture.png")
+    assert "| *the judge's choice* | 0.100 | 1.000 | 0.900 | 1.980 | +0.200 |" in text
+    assert "score: `ar` leads with 1.800; best of the others is `rival`, 1.700." in text and "**1.980**" not in text
+    rows = text[text.index("| `ar` |") :].splitlines()
+    assert [row.split("|")[1].strip(" `*") for row in rows[:3]] == ["ar", "rival", methods.CEILING]
+
+
+def test_the_judges_choice_is_not_made_unless_asked_for() -> None:
+    assert methods.CEILING not in paper.parse([]).methods
+    assert paper.parse(["--methods", methods.CEILING]).methods == [methods.CEILING]
+
+
 def test_means_spreads_and_missing_seeds() -> None:
     rows = [cell("ar", 0, cost=0.4), cell("ar", 1, cost=0.6), cell("rival", 0, cost=0.8)]
     (section,) = page.sections(rows)
