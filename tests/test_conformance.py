@@ -283,7 +283,7 @@ BROKEN: list[tuple[type, str, str]] = [
     (AnotherLaw, "log_prob", "away from log_prob"),
     (Unbound, "constraints", "under {"),
     (BlindToMaxChanges, "constraints", "columns differ from the factual's"),
-    (BlindToTogether, "constraints", "changed alone"),
+    (BlindToTogether, "constraints", "'together': [["),
     (MovesAHair, "constraints", "left its bounds"),
     (BlindToOrder, "ordered", "exceeds"),
     (Raises, "ranges", "having raised IndexError: no such level"),
