@@ -25,7 +25,7 @@ from recourse_gen.personal import Rules, rules_for
 from recourse_gen.schema import Schema, check_values
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Measures:
     """What `evaluate` finds.
 

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from recourse_gen.dtypes import check_dtype, column_dtype, dtype_name, is_number
+from recourse_gen.options import check_whole
 
 KINDS = ("categorical", "ordinal", "continuous")
 TOKENIZE = ("auto", "none", "all")
@@ -152,6 +153,7 @@ class Schema:
         """
         if tokenize not in TOKENIZE:
             raise ValueError(f"tokenize must be one of {', '.join(TOKENIZE)}, got {tokenize!r}")
+        check_whole("max_levels", max_levels, 0)
         check_frame(frame)
         for option, given in (("kinds", kinds), ("weights", weights), ("bounds", bounds)):
             if not isinstance(given, (Mapping, NoneType)):

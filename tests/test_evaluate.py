@@ -47,6 +47,7 @@ def test_a_row_per_factual_and_failures_count_as_failures():
     assert found.summary["cost"] == pytest.approx((0.5 + 0.1 + 0.75) / 3)
     assert (found.summary["n_factuals"], found.summary["n_answers"]) == (4, 3)
     assert found.answers.dtypes.equals(PEOPLE.dtypes)
+    assert found == found and found != evaluate(answers)  # the same object, as of frames themselves
 
 
 def test_everybody_counts_once_however_many_answers_they_have():

@@ -155,6 +155,7 @@ def test_categories_keep_their_order_and_lose_those_that_no_row_has():
         (FRAME, {"bounds": {"age": (-1.7e308, 1.7e308)}}, "column 'age' spans"),
         (FRAME, {"kinds": {"job": "ordinal"}}, "column 'job' is not numeric .*, so its kind must be categorical"),
         (FRAME, {"kinds": {"owner": "continuous"}}, "column 'owner' is not numeric .bool."),
+        (FRAME, {"max_levels": "many"}, "max_levels must be a whole number of at least 0, got 'many'"),
         (FRAME, {"tokenize": "some"}, "tokenize must be one of auto, none, all, got 'some'"),
     ],
 )
