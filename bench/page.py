@@ -71,7 +71,8 @@ draws the labels, a perceptron learns them, and people whom it turns down are he
 - `{AS_PUBLISHED}` is the published network with the published settings, after the *steps* of the second table, 512
   pairs each; the published runs have 2000 epochs, so its rows say nothing of what it reaches then.
 - *{CEILING}*, where there are few enough combinations of values to look at: the one of the highest score among all that
-  the classifier approves, picked with the judge in hand. No method may ask the judge, and none can have more.
+  the classifier approves, picked with the judge in hand. No method may ask the judge; of answers made of values that
+  occur, none has more.
 - The pictures: ringed points are beaten by no other in cost, *valid, judge* and *plausible, LOF* at once; the lines of
   ours follow the confidence that is asked for, from 0.5, while {100 * ENOUGH:.0f} % of the people have an answer.
 - The gaps of HELOC are filled with means of each class, as in the paper, which leaks the label to all methods alike.

@@ -39,7 +39,7 @@ QUESTION = ["batch", "candidates"]
 
 WORDS = """# Throughput
 
-Made by `python -m bench.report` from what `pytest --benchmark` wrote; do not edit. The table is Adult, on {machine}.
+Made by `bench/report.py` from what `pytest --benchmark` wrote; do not edit. The table is Adult, on {machine}.
 Compare ratios, not seconds.
 
 - *reference*: the published procedure with the published network, 16 + 16 layers of width 32: every prefix is encoded

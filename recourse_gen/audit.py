@@ -28,7 +28,7 @@ class Auditor:
 
     Used when choosing among candidates, because a candidate just past the classifier's boundary often satisfies that
     classifier alone. It is never the judge of an evaluation: it sees neither test rows nor any label but the training
-    ones. It keeps the favourable training rows inside, so a saved auditor contains them.
+    ones. It keeps the training rows that its models favour, whatever their label, so a saved auditor contains them.
 
     schema: columns, in unweighted cost coordinates.
     consensus_threshold: least mean probability that `accepts` asks for, on the scale where both classes weigh the

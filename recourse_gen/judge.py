@@ -1,4 +1,4 @@
-"""The independent judge: a gold labeller that no generator, classifier or choice ever sees."""
+"""The independent judge: a gold labeller that no generator, classifier or choice ever asks."""
 
 from __future__ import annotations
 

@@ -234,7 +234,7 @@ class RecourseGenerator(Shareable):
         classifier: a pipeline of `recourse_gen.classifier.fit_classifier` to keep there too, so that `load` needs none.
 
         Raises ValueError if the folder holds a finished run and `overwrite` is false. The auditor's file contains the
-        favourable training rows, and so do the weights of a backbone that keeps partners (``exact``, ``nearest``).
+        training rows that its models favour, and the weights of ``exact`` and ``nearest`` contain partners.
         """
         model, folder = self._fitted(), Path(folder)
         if checkpoint.is_finished(folder) and not overwrite:

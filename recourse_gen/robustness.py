@@ -98,7 +98,8 @@ def noise_validity(
 
     counterfactuals: row per answer, any row with a missing value being none. classifier, target_class: see
     `as_classifier`. factuals: row-aligned; where given, only numbers that differ from theirs are moved, for what a
-    person need not do cannot be done inexactly. draws: noisy versions of each answer.
+    person need not do cannot be done inexactly. schema: the columns and their ranges, the unit of `scale`. draws: noisy
+    versions of each answer. seed: of the noise.
     """
     check_number("scale", scale, 0, math.inf)
     check_whole("draws", draws)

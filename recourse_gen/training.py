@@ -34,7 +34,8 @@ class TrainingOptions:
     steps, minutes: whichever ends first; the learning rate follows the budget that is nearer its end. A run that
         `steps` ends is reproducible to the bit, unless for a while it was a tenth of `minutes` behind the clock.
     batch_size: pairs per process and forward pass. learning_rate: peak. warmup: share of the budget before the peak.
-    clip: largest gradient norm. ema: decay of the averaged weights, which are what is validated and kept.
+    weight_decay: of AdamW. clip: largest gradient norm. ema: decay of the averaged weights, which are what is validated
+        and kept.
     holdout: share of factuals kept for validation, at least one of them. validation_pairs: fixed pairs drawn from them.
     validate_every: steps between validations. checkpoint_every: seconds between writings of the training's state, from
         which a run that was cut short can go on; 0 writes it after every step.

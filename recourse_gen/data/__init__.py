@@ -77,6 +77,7 @@ def load(
       the two labels (default: 1 of {0, 1}, True of {False, True}).
     - impute (heloc): "median" of the training split, or "class_mean" for paper parity, which leaks the label.
     - n_rows (synthetic sets): how many rows to draw, default 2000.
+    - immutable, monotone, kinds: kept in the `Dataset`, as advice for constraints and schema.
 
     A `ValueError` says in one sentence what is wrong with an option or a file, and what exists or mends it.
     """
