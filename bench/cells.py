@@ -63,13 +63,20 @@ def add_options(parser: argparse.ArgumentParser, results: str) -> None:
 
 
 def command(module: str, argv: Sequence[str]) -> str:
-    """The command line of `argv` without the folder of the paper's splits: that it was used is part of a result, where
-    it lies is not."""
-    words = ["python", "-m", module, *argv]
-    return shlex.join(
-        "DIR" if before == "--folder" else "--folder=DIR" if word.startswith("--folder=") else word
-        for before, word in zip(["", *words], words, strict=False)
-    )
+    """The command line of `argv` without places: that the paper's splits were used is part of a result, where they lie
+    is not, nor where results went."""
+    words, place = ["python", "-m", module], ""
+    for word in argv:
+        option, with_value, _ = word.partition("=")
+        if place:
+            words += ["DIR"] if place == "--folder" else []
+            place = ""
+        elif option in ("--folder", "--out", "--page"):
+            place = "" if with_value else option
+            words += [f"{option}=DIR" if with_value else option] if option == "--folder" else []
+        else:
+            words.append(word)
+    return shlex.join(words)
 
 
 def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:

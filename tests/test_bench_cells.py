@@ -29,10 +29,12 @@ def test_a_torn_last_line_is_neither_read_nor_kept(tmp_path: Path) -> None:
         assert cells.read(path) == [{"seed": 0}, {"seed": 2}]
 
 
-def test_the_command_hides_the_folder() -> None:
+def test_the_command_hides_places() -> None:
     for given in (["--folder", "/somewhere"], ["--folder=/somewhere"]):
         said = cells.command("bench.paper", ["--data", "heloc", *given, "--set", "a b=1"])
         assert "somewhere" not in said and "DIR" in said and said.endswith("--set 'a b=1'")
+        places = ["--out", "/somewhere/out.jsonl", "--page=/somewhere/page.md"]
+        assert cells.command("bench.paper", [*places, "--data", "heloc", *given, "--set", "a b=1"]) == said
 
 
 @pytest.mark.parametrize("data", ["compas", "moons"])
