@@ -76,6 +76,8 @@ def check_labels(index: pd.Index) -> None:
         problem = f"repeats {index[index.duplicated()].tolist()[0]!r}"
     elif _overlapping(index):
         problem = "has intervals that overlap"
+    elif (lost := _lost(index)).any():
+        problem = f"has the label {index[lost].tolist()[0]!r}, which pandas does not keep beside a rank"
     else:
         return
     raise ValueError(f"the index of X {problem}, so answers could not be told apart; reset_index() first")
@@ -122,6 +124,13 @@ def _whose(factuals: pd.Index, index: pd.Index) -> tuple[np.ndarray, np.ndarray 
 def _overlapping(index: pd.Index) -> bool:
     """Whether labels are intervals that overlap, among which pandas finds none."""
     return isinstance(index, pd.IntervalIndex) and index.is_overlapping
+
+
+def _lost(index: pd.Index) -> np.ndarray:
+    """Bool ``(B,)``: labels that are others in an index of (label, rank): None among objects becomes NaN there."""
+    # Two ranks, as many people and pandas would take the one index for the other without a look at None.
+    kept = pd.MultiIndex.from_product([index, range(2)]).get_level_values(0)
+    return index.get_indexer(kept)[::2] != np.arange(len(index))
 
 
 def _numbered(person: np.ndarray) -> np.ndarray:

@@ -98,8 +98,9 @@ class Counterfactuals:
 
     def best(self) -> pd.DataFrame:
         """The best-ranked answer of each factual: the factuals' own index, missing values where there is none."""
-        person = self._answers.index.get_level_values(0)
-        return self._answers.set_axis(person)[~person.duplicated()].reindex(self.factuals.index)
+        person = self._person()
+        first = ~pd.Index(person).duplicated()
+        return self._answers[first].set_axis(self.factuals.index[person[first]]).reindex(self.factuals.index)
 
     def diversity(self) -> pd.Series:
         """Mean cost between two answers of each factual, in columns: the factuals' index, NaN for fewer than two."""
@@ -213,8 +214,15 @@ class Counterfactuals:
         return self._before().iloc[at], self._answers.iloc[at]
 
     def _before(self) -> pd.DataFrame:
-        position = pd.Index(self.factuals.index).get_indexer(self._answers.index.get_level_values(0))
-        return self.factuals.iloc[position]
+        return self.factuals.iloc[self._person()]
+
+    def _person(self) -> np.ndarray:
+        """Int64 ``(A,)``: the position of the factual of each answer."""
+        labels = self._answers.index.get_level_values(0)
+        position = self.factuals.index.get_indexer(labels)
+        if (position < 0).any():
+            raise ValueError(f"there is an answer for {labels[position < 0].tolist()[0]!r}, which is not a factual")
+        return position
 
 
 def _inferred(values: list[Any]) -> pd.Series:
