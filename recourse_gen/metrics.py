@@ -18,11 +18,11 @@ import numpy as np
 import pandas as pd
 from sklearn.neighbors import LocalOutlierFactor
 
-from recourse_gen.alignment import align, check_columns, restored
+from recourse_gen.alignment import align, check_rows, common_schema, restored
 from recourse_gen.classifier import Classifier, as_classifier
 from recourse_gen.constraints import Constraints, changed_cells
 from recourse_gen.personal import Rules, rules_for
-from recourse_gen.schema import Schema, check_values
+from recourse_gen.schema import Schema
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,8 @@ def evaluate(
     """Measure answers that any method gave, in plain frames.
 
     factuals: the people who asked, each with a label of their own in the index; all of them count, so leave out those
-        whom the classifier favours already.
+        whom the classifier favours already. Theirs, like the reference's, are the values that the schema has: see
+        `recourse_gen.alignment.check_rows`.
     counterfactuals: the answers, read by `recourse_gen.alignment.align`: of `Counterfactuals`, ``best()`` or
         ``to_frame()``; of the benchmark suites, a frame with the factuals' index and NaN rows for failures; of DiCE,
         ``final_cfs_df`` of one person, or ``pd.concat(frames, keys=factuals.index)`` of several.
@@ -81,17 +82,19 @@ def evaluate(
     Raises ValueError for what cannot be evaluated, naming the column or the option.
     """
     if schema is None:
-        schema = _infer_schema(factuals, reference)
+        if reference is None:
+            raise ValueError("evaluate needs schema= or reference=, for the ranges of the columns are the unit of cost")
+        schema = common_schema(factuals, reference)
+    if not isinstance(schema, Schema):
+        raise ValueError(f"schema must be a Schema, got {type(schema).__name__}")
     names = list(schema.names)
+    if reference is not None:
+        check_rows("reference", reference, schema)
     keys, person, found, answers = align(factuals, counterfactuals, schema)
     before = factuals[names].set_flags(allows_duplicate_labels=True).iloc[person[found]]
     rules = None if constraints is None else rules_for(constraints, schema, factuals.index)
     model = as_classifier(classifier, target_class=target_class, columns=names)
     probability = _probability(answers, model)
-    if reference is not None:
-        check_columns("reference", reference, names)
-        for name in names:
-            check_values(reference[name])
 
     def of_rows(values: np.ndarray, failed: Any) -> np.ndarray:
         column = np.full(len(found), failed, dtype=values.dtype)
@@ -275,15 +278,6 @@ def restore_dtypes(counterfactuals: pd.DataFrame, factuals: pd.DataFrame) -> pd.
     """
     columns = {name: restored(counterfactuals[name], factuals[name].dtype) for name in factuals.columns}
     return pd.DataFrame(columns, index=counterfactuals.index)
-
-
-def _infer_schema(factuals: pd.DataFrame, reference: pd.DataFrame | None) -> Schema:
-    if reference is None:
-        raise ValueError("evaluate needs schema= or reference=, for the ranges of the columns are the unit of cost")
-    columns = list(factuals.columns) if isinstance(factuals, pd.DataFrame) else []
-    check_columns("factuals", factuals, columns)
-    check_columns("reference", reference, columns)
-    return Schema.infer(pd.concat([reference[columns], factuals], ignore_index=True))
 
 
 def _probability(counterfactuals: pd.DataFrame, classifier: Classifier) -> np.ndarray:
