@@ -14,6 +14,7 @@ from recourse_gen.dtypes import is_number
 from recourse_gen.schema import Feature, Schema, check_values
 
 NUMBERS = ("integer", "floating", "mixed-integer-float", "decimal")  # what pandas calls objects that are
+MIXED = {"mixed", "mixed-integer"}
 _DECIMAL = re.compile(r"(?P<sign>[+-]?)(?P<whole>[0-9]+)(\.(?P<fraction>[0-9]*))?")
 
 
@@ -96,8 +97,10 @@ def check_rows(what: str, frame: Any, schema: Schema) -> None:
 
 
 def common_schema(factuals: Any, reference: Any) -> Schema:
-    """The schema of the factuals' columns, inferred from the rows of both frames. Raises ValueError where a column is
-    of one kind in the one and of another in the other, for together they would pass for categories."""
+    """The schema of the factuals' columns, inferred from the rows of both frames. Raises ValueError without a reference
+    and where a column is of different kinds in the two, for together they would pass for categories."""
+    if reference is None:
+        raise ValueError("evaluate needs schema= or reference=, for the ranges of the columns are the unit of cost")
     columns = list(factuals.columns) if isinstance(factuals, pd.DataFrame) else []
     frames = {"factuals": factuals, "reference": reference}
     for what, frame in frames.items():
@@ -107,7 +110,7 @@ def common_schema(factuals: Any, reference: Any) -> Schema:
         kinds = {what: infer_dtype(frame[name].astype(object)) for what, frame in frames.items()}
         held = {"numbers" if kind in NUMBERS else kind for kind in kinds.values()} - {"empty"}
         numbers = [is_number(frame[name]) for frame in frames.values()]
-        if len(held) > 1 and (any(numbers) or not held & {"mixed", "mixed-integer"}):
+        if len(held) > 1 and (any(numbers) or not held & MIXED):
             told = " and ".join(f"{kind} in the {what}" for what, kind in kinds.items())
             raise ValueError(f"column {name!r} is {told}; give both the same values")
         if any(numbers):
@@ -142,6 +145,24 @@ def restored(column: pd.Series, dtype: Any) -> pd.Series:
         return cast if bool(same) else column
     except (ValueError, TypeError, OverflowError):
         return column
+
+
+def check_spelling(factuals: pd.DataFrame, counterfactuals: pd.DataFrame) -> None:
+    """Raise ValueError where one of two row-aligned frames holds the text of what the other holds: "1" and 1 may be a
+    change or not. They share their columns and have no missing values."""
+    for name in factuals.columns:
+        pair = factuals[name], counterfactuals[name]
+        if pair[0].dtype == pair[1].dtype != object or all(map(is_number, pair)):
+            continue
+        kinds = {infer_dtype(column.astype(object), skipna=False) for column in pair}
+        if kinds == {"string"} or not kinds & {"string", *MIXED}:
+            continue
+        for before, after in zip(*(column.astype(object).tolist() for column in pair), strict=True):
+            if isinstance(before, str) != isinstance(after, str) and _spelling(before) == _spelling(after):
+                raise ValueError(
+                    f"column {name!r} of the counterfactuals holds {after!r} where that of the factuals holds "
+                    f"{before!r}; give both the same values"
+                )
 
 
 def _whose(factuals: pd.Index, index: pd.Index) -> tuple[np.ndarray, np.ndarray | None]:
