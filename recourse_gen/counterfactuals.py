@@ -109,8 +109,9 @@ class Counterfactuals:
     def by_group(self, groups: Any) -> pd.DataFrame:
         """Recourse by group, one row each, for instance ``found.by_group(frame["sex"])``.
 
-        groups: a Series that holds at least the factuals' labels, or an array in their order. A missing value is a
-        group of its own, for people of whom nothing is recorded are not to vanish from an audit.
+        groups: a Series that holds at least the factuals' labels, or an array, index or list in their order; tuples
+        may name groups. A missing value is a group of its own, for people of whom nothing is recorded are not to vanish
+        from an audit.
 
         Columns: ``people``; ``denied``, those of them who ask because the classifier is not yet in favour; ``found``,
         those of the denied who have an answer; ``share_found`` (of the denied: 0 to 1, higher is better, NaN if there
