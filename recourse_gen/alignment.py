@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import infer_dtype
 
 from recourse_gen.dtypes import is_number
 from recourse_gen.schema import Feature, Schema, check_values
+
+NUMBERS = ("integer", "floating", "mixed-integer-float", "decimal")  # what pandas calls objects that are
+MIXED = {"mixed", "mixed-integer"}
+_DECIMAL = re.compile(r"(?P<sign>[+-]?)(?P<whole>[0-9]+)(\.(?P<fraction>[0-9]*))?")
 
 
 class Aligned(NamedTuple):
@@ -35,16 +42,14 @@ def align(factuals: pd.DataFrame, counterfactuals: pd.DataFrame, schema: Schema)
     35, and "1" is the category 1; a float is as long as theirs. Others stay, for rounding them would flatter the
     method.
 
-    Raises ValueError for columns that are missing, values of the factuals that are, text among numbers, and an index
-    that does not tell whose answer a row is.
+    Raises ValueError for columns that are missing, factuals that `check_rows` refuses, what is no number among numbers,
+    and an index that does not tell whose answer a row is.
     """
     columns = list(schema.names)
-    for name, frame in (("factuals", factuals), ("counterfactuals", counterfactuals)):
-        check_columns(name, frame, columns)
+    check_rows("factuals", factuals, schema)
+    check_columns("counterfactuals", counterfactuals, columns)
     if not len(factuals):
         raise ValueError("there are no factuals to evaluate")
-    for column in columns:
-        check_values(factuals[column])
     person, rank = _whose(factuals.index, counterfactuals.index)
     held = counterfactuals[columns].notna().all(axis=1).to_numpy(dtype=bool)
     answers = counterfactuals.loc[held, columns]
@@ -70,12 +75,57 @@ def check_columns(what: str, frame: Any, columns: list[str]) -> None:
             raise ValueError(f"column {name!r} {'is missing from' if not held else 'is repeated in'} the {what}")
 
 
+def check_rows(what: str, frame: Any, schema: Schema) -> None:
+    """Raise ValueError, naming the column, unless `frame` has complete rows of the schema: finite numbers where those
+    are due, be they kept as objects, and categories that it knows, 1 not being "1". Other columns may stand beside."""
+    check_columns(what, frame, list(schema.names))
+    for feature in schema.features:
+        column, where = frame[feature.name], f"column {feature.name!r} of the {what}"
+        check_values(column)
+        if feature.kind == "categorical":
+            known = set(feature.levels)
+            unseen = [value for value in _distinct(column, where)[1].tolist() if value not in known]
+            if unseen:
+                some = ", ".join(map(repr, feature.levels[:20])) + (", ..." if len(feature.levels) > 20 else "")
+                raise ValueError(f"{where} holds {unseen[0]!r}, a category that the schema lacks; known are {some}")
+        elif is_number(column) or infer_dtype(column, skipna=False) in (*NUMBERS, "empty"):
+            _check_finite(column, where)
+        else:
+            strange = [value for value in column.tolist() if isinstance(value, bool) or not isinstance(value, Real)]
+            got = repr(strange[0]) if strange else f"dtype {column.dtype}"
+            raise ValueError(f"{where} must hold numbers ({feature.dtype}), got {got}")
+
+
+def common_schema(factuals: Any, reference: Any) -> Schema:
+    """The schema of the factuals' columns, inferred from the rows of both frames. Raises ValueError without a reference
+    and where a column is of different kinds in the two, for together they would pass for categories."""
+    if reference is None:
+        raise ValueError("evaluate needs schema= or reference=, for the ranges of the columns are the unit of cost")
+    columns = list(factuals.columns) if isinstance(factuals, pd.DataFrame) else []
+    frames = {"factuals": factuals, "reference": reference}
+    for what, frame in frames.items():
+        check_columns(what, frame, columns)
+    both = pd.concat([reference[columns], factuals], ignore_index=True)
+    for name in columns:
+        kinds = {what: infer_dtype(frame[name].astype(object)) for what, frame in frames.items()}
+        held = {"numbers" if kind in NUMBERS else kind for kind in kinds.values()} - {"empty"}
+        numbers = [is_number(frame[name]) for frame in frames.values()]
+        if len(held) > 1 and (any(numbers) or not held & MIXED):
+            told = " and ".join(f"{kind} in the {what}" for what, kind in kinds.items())
+            raise ValueError(f"column {name!r} is {told}; give both the same values")
+        if any(numbers):
+            both[name] = both[name].infer_objects()
+    return Schema.infer(both)
+
+
 def check_labels(index: pd.Index) -> None:
     """Raise ValueError unless each person of `generate` can be found by a label of the index."""
     if index.has_duplicates:
         problem = f"repeats {index[index.duplicated()].tolist()[0]!r}"
     elif _overlapping(index):
         problem = "has intervals that overlap"
+    elif (lost := _lost(index)).any():
+        problem = f"has the label {index[lost].tolist()[0]!r}, which pandas does not keep beside a rank"
     else:
         return
     raise ValueError(f"the index of X {problem}, so answers could not be told apart; reset_index() first")
@@ -93,8 +143,26 @@ def restored(column: pd.Series, dtype: Any) -> pd.Series:
         else:
             same = (cast.astype(object) == column.astype(object)).all()
         return cast if bool(same) else column
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return column
+
+
+def check_spelling(factuals: pd.DataFrame, counterfactuals: pd.DataFrame) -> None:
+    """Raise ValueError where one of two row-aligned frames holds the text of what the other holds: "1" and 1 may be a
+    change or not. They share their columns and have no missing values."""
+    for name in factuals.columns:
+        pair = factuals[name], counterfactuals[name]
+        if pair[0].dtype == pair[1].dtype != object or all(map(is_number, pair)):
+            continue
+        kinds = {infer_dtype(column.astype(object), skipna=False) for column in pair}
+        if kinds == {"string"} or not kinds & {"string", *MIXED}:
+            continue
+        for before, after in zip(*(column.astype(object).tolist() for column in pair), strict=True):
+            if isinstance(before, str) != isinstance(after, str) and _spelling(before) == _spelling(after):
+                raise ValueError(
+                    f"column {name!r} of the counterfactuals holds {after!r} where that of the factuals holds "
+                    f"{before!r}; give both the same values"
+                )
 
 
 def _whose(factuals: pd.Index, index: pd.Index) -> tuple[np.ndarray, np.ndarray | None]:
@@ -124,6 +192,13 @@ def _overlapping(index: pd.Index) -> bool:
     return isinstance(index, pd.IntervalIndex) and index.is_overlapping
 
 
+def _lost(index: pd.Index) -> np.ndarray:
+    """Bool ``(B,)``: labels that are others in an index of (label, rank): None among objects becomes NaN there."""
+    # Two ranks, as many people and pandas would take the one index for the other without a look at None.
+    kept = pd.MultiIndex.from_product([index, range(2)]).get_level_values(0)
+    return index.get_indexer(kept)[::2] != np.arange(len(index))
+
+
 def _numbered(person: np.ndarray) -> np.ndarray:
     """0, 1, ... among the rows of each person."""
     return pd.Series(person).groupby(person).cumcount().to_numpy(dtype=np.int64)
@@ -131,34 +206,77 @@ def _numbered(person: np.ndarray) -> np.ndarray:
 
 def _read(column: pd.Series, like: pd.Series, feature: Feature) -> pd.Series:
     """Complete values of one column, in the values and, where they fit it, the dtype of the factuals' column."""
-    if feature.kind != "categorical":
-        if not is_number(column):
-            values = pd.to_numeric(column.astype(object), errors="coerce")
-            wrong = column[values.isna()].tolist()
-            if wrong:
-                raise ValueError(f"column {feature.name!r} of the counterfactuals holds {wrong[0]!r} among its numbers")
-            column = values if values.dtype.kind in "iu" else values.astype(np.float64)
-        if not np.isfinite(column.to_numpy(dtype=np.float64)).all():
-            raise ValueError(f"column {feature.name!r} of the counterfactuals holds infinite values")
-    elif column.dtype != like.dtype or column.dtype == object:
-        known = dict.fromkeys([*feature.levels, *like.unique().tolist()])
-        spelled: dict[str, list[Any]] = {}
-        for value in known:
-            spelled.setdefault(_spelling(value), []).append(value)
-        meant = {}
-        for value in column.unique().tolist():
-            options = spelled.get(_spelling(value), [])
-            meant[value] = options[0] if value not in known and len(options) == 1 else value
-        column = pd.Series(list(map(meant.get, column.tolist())), column.index, dtype=object)
+    where = f"column {feature.name!r} of the counterfactuals"
+    if feature.kind == "categorical":
+        codes, distinct = _distinct(column, where)
+        meant = _meant(distinct, feature.levels)
+        if meant is not None:
+            column = pd.Series(meant[codes], column.index, dtype=object)
+        return restored(column, like.dtype)
+    if not is_number(column):
+        values = _numeric(column, where)
+        wrong = column[values.isna()].tolist()
+        if wrong:
+            raise ValueError(f"{where} holds {wrong[0]!r} among its numbers")
+        column = values if values.dtype.kind in "iu" else values.astype(np.float64)
+    _check_finite(column, where)
     return restored(column, like.dtype)
 
 
-def _spelling(value: Any) -> str:
-    """The same text for 1, 1.0, "1" and "1.0"."""
-    if isinstance(value, (bool, np.bool_)):
-        return str(value)
+def _numeric(column: pd.Series, where: str) -> pd.Series:
+    """Objects and text as numbers, NaN for what is none."""
+    values = column.astype(object)
+    values = values.mask(values.map(lambda value: isinstance(value, (complex, np.complexfloating))).astype(bool))
     try:
-        number = float(value)
-    except (TypeError, ValueError):
+        return pd.to_numeric(values, errors="coerce")
+    except OverflowError as error:
+        raise ValueError(f"{where} holds a number that is too large for a float64") from error
+
+
+def _check_finite(column: pd.Series, where: str) -> None:
+    try:
+        values = column.to_numpy(dtype=np.float64)
+    except OverflowError as error:
+        raise ValueError(f"{where} holds a number that is too large for a float64") from error
+    if not np.isfinite(values).all():
+        raise ValueError(f"{where} holds infinite values")
+
+
+def _distinct(column: pd.Series, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Codes ``(B,)`` of the values of a column, and the distinct ones as objects."""
+    try:
+        return pd.factorize(column.astype(object).to_numpy())
+    except TypeError as error:
+        raise ValueError(f"{where} holds a value that is no category: {error}") from error
+
+
+def _meant(values: np.ndarray, levels: tuple[Any, ...]) -> np.ndarray | None:
+    """The level that each value is another spelling of, or itself where it is one or there is no telling which; None
+    where all are themselves."""
+    known = set(levels)
+    strange = [k for k, value in enumerate(values.tolist()) if value not in known]
+    if not strange:
+        return None
+    spelled: dict[str, list[Any]] = {}
+    for level in levels:
+        spelled.setdefault(_spelling(level), []).append(level)
+    meant = values.copy()
+    for k in strange:
+        options = spelled.get(_spelling(values[k]), [])
+        exact = [level for level in options if str(level) == str(values[k])]
+        if len(exact or options) == 1:
+            meant[k] = (exact or options)[0]
+    return meant
+
+
+def _spelling(value: Any) -> str:
+    """The same text for 1, 1.0, "1", "01" and "1.0". Text is a number only where it is a plain decimal one: "1_2" and
+    "1e3" are names."""
+    if isinstance(value, (float, np.floating)):
+        value = int(value) if float(value).is_integer() else float(value)
+    number = _DECIMAL.fullmatch(str(value))
+    if not number:
         return str(value)
-    return str(int(number)) if number.is_integer() else str(number)
+    whole, fraction = number["whole"].lstrip("0") or "0", (number["fraction"] or "").rstrip("0")
+    text = f"{whole}.{fraction}" if fraction else whole
+    return f"-{text}" if number["sign"] == "-" and text != "0" else text

@@ -98,8 +98,9 @@ class Counterfactuals:
 
     def best(self) -> pd.DataFrame:
         """The best-ranked answer of each factual: the factuals' own index, missing values where there is none."""
-        person = self._answers.index.get_level_values(0)
-        return self._answers.set_axis(person)[~person.duplicated()].reindex(self.factuals.index)
+        person = self._person()
+        first = ~pd.Index(person).duplicated()
+        return self._answers[first].set_axis(self.factuals.index[person[first]]).reindex(self.factuals.index)
 
     def diversity(self) -> pd.Series:
         """Mean cost between two answers of each factual, in columns: the factuals' index, NaN for fewer than two."""
@@ -108,8 +109,9 @@ class Counterfactuals:
     def by_group(self, groups: Any) -> pd.DataFrame:
         """Recourse by group, one row each, for instance ``found.by_group(frame["sex"])``.
 
-        groups: a Series that holds at least the factuals' labels, or an array in their order. A missing value is a
-        group of its own, for people of whom nothing is recorded are not to vanish from an audit.
+        groups: a Series that holds at least the factuals' labels, or an array, index or list in their order; tuples
+        may name groups. A missing value is a group of its own, for people of whom nothing is recorded are not to vanish
+        from an audit.
 
         Columns: ``people``; ``denied``, those of them who ask because the classifier is not yet in favour; ``found``,
         those of the denied who have an answer; ``share_found`` (of the denied: 0 to 1, higher is better, NaN if there
@@ -213,8 +215,15 @@ class Counterfactuals:
         return self._before().iloc[at], self._answers.iloc[at]
 
     def _before(self) -> pd.DataFrame:
-        position = pd.Index(self.factuals.index).get_indexer(self._answers.index.get_level_values(0))
-        return self.factuals.iloc[position]
+        return self.factuals.iloc[self._person()]
+
+    def _person(self) -> np.ndarray:
+        """Int64 ``(A,)``: the position of the factual of each answer."""
+        labels = self._answers.index.get_level_values(0)
+        position = self.factuals.index.get_indexer(labels)
+        if (position < 0).any():
+            raise ValueError(f"there is an answer for {labels[position < 0].tolist()[0]!r}, which is not a factual")
+        return position
 
 
 def _inferred(values: list[Any]) -> pd.Series:

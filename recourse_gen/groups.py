@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 FAVOURED = "already_favourable"
@@ -14,6 +13,10 @@ FAVOURED = "already_favourable"
 def by_group(report: pd.DataFrame, people: pd.Index, groups: Any) -> pd.DataFrame:
     """See `Counterfactuals.by_group`. report: indexed by (person, rank). people: everybody asked about."""
     group = _of_people(groups, people)
+    try:
+        group.unique()
+    except TypeError as error:
+        raise ValueError(f"groups holds a value that cannot name a group: {error}") from error
     person = report.index.get_level_values(0)
     status = report["status"].set_axis(person)[~person.duplicated()].reindex(people)
     answers = report[report["status"] == "ok"]
@@ -42,8 +45,9 @@ def _of_people(groups: Any, people: pd.Index) -> pd.Series:
         group = groups.iloc[position].reset_index(drop=True)
         group.name = "group" if groups.name is None else groups.name
         return group
-    if isinstance(groups, (str, Mapping, Set, pd.DataFrame)) or np.ndim(groups) != 1:
+    listed = isinstance(groups, (Sequence, pd.MultiIndex)) and not isinstance(groups, (str, bytes))
+    if isinstance(groups, (Mapping, Set)) or not (listed or getattr(groups, "ndim", 0) == 1):
         raise ValueError(f"groups must be a Series or an array with one group per person, got {type(groups).__name__}")
     if len(groups) != len(people):
         raise ValueError(f"groups has {len(groups)} values for {len(people)} people")
-    return pd.Series(groups, name="group")
+    return pd.Series(list(groups) if listed else groups, name="group")

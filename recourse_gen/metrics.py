@@ -18,11 +18,11 @@ import numpy as np
 import pandas as pd
 from sklearn.neighbors import LocalOutlierFactor
 
-from recourse_gen.alignment import align, check_columns, restored
+from recourse_gen.alignment import align, check_columns, check_rows, check_spelling, common_schema, restored
 from recourse_gen.classifier import Classifier, as_classifier
 from recourse_gen.constraints import Constraints, changed_cells
 from recourse_gen.personal import Rules, rules_for
-from recourse_gen.schema import Schema, check_values
+from recourse_gen.schema import Schema
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,8 @@ def evaluate(
     """Measure answers that any method gave, in plain frames.
 
     factuals: the people who asked, each with a label of their own in the index; all of them count, so leave out those
-        whom the classifier favours already.
+        whom the classifier favours already. Theirs, like the reference's, are the values that the schema has: see
+        `recourse_gen.alignment.check_rows`.
     counterfactuals: the answers, read by `recourse_gen.alignment.align`: of `Counterfactuals`, ``best()`` or
         ``to_frame()``; of the benchmark suites, a frame with the factuals' index and NaN rows for failures; of DiCE,
         ``final_cfs_df`` of one person, or ``pd.concat(frames, keys=factuals.index)`` of several.
@@ -81,17 +82,17 @@ def evaluate(
     Raises ValueError for what cannot be evaluated, naming the column or the option.
     """
     if schema is None:
-        schema = _infer_schema(factuals, reference)
+        schema = common_schema(factuals, reference)
+    if not isinstance(schema, Schema):
+        raise ValueError(f"schema must be a Schema, got {type(schema).__name__}")
     names = list(schema.names)
+    if reference is not None:
+        check_rows("reference", reference, schema)
     keys, person, found, answers = align(factuals, counterfactuals, schema)
     before = factuals[names].set_flags(allows_duplicate_labels=True).iloc[person[found]]
     rules = None if constraints is None else rules_for(constraints, schema, factuals.index)
     model = as_classifier(classifier, target_class=target_class, columns=names)
     probability = _probability(answers, model)
-    if reference is not None:
-        check_columns("reference", reference, names)
-        for name in names:
-            check_values(reference[name])
 
     def of_rows(values: np.ndarray, failed: Any) -> np.ndarray:
         column = np.full(len(found), failed, dtype=values.dtype)
@@ -122,9 +123,12 @@ def answered(counterfactuals: pd.DataFrame) -> np.ndarray:
     return counterfactuals.notna().all(axis=1).to_numpy(dtype=bool)
 
 
-def validity(counterfactuals: pd.DataFrame, classifier: Classifier, threshold: float = 0.5) -> np.ndarray:
-    """Bool ``(B,)``, higher is better: the classifier's favourable probability exceeds `threshold` (0 to 1)."""
-    return _probability(counterfactuals, classifier) > threshold
+def validity(counterfactuals: pd.DataFrame, classifier: Any, threshold: float = 0.5) -> np.ndarray:
+    """Bool ``(B,)``, higher is better: the classifier's favourable probability exceeds `threshold` (0 to 1).
+
+    classifier: see `as_classifier`.
+    """
+    return _probability(counterfactuals, as_classifier(classifier)) > threshold
 
 
 def cost(factuals: pd.DataFrame, counterfactuals: pd.DataFrame, schema: Schema) -> np.ndarray:
@@ -133,6 +137,7 @@ def cost(factuals: pd.DataFrame, counterfactuals: pd.DataFrame, schema: Schema) 
     L1 over numeric columns scaled to their training range plus the number of categorical columns that differ.
     """
     differs = changed(factuals, counterfactuals)
+    check_columns("factuals", factuals, list(schema.names))
     total = np.zeros(len(factuals))
     for feature in schema.features:
         before, after = factuals[feature.name], counterfactuals[feature.name]
@@ -149,11 +154,13 @@ def sparsity(factuals: pd.DataFrame, counterfactuals: pd.DataFrame) -> np.ndarra
 
 
 def changed(factuals: pd.DataFrame, counterfactuals: pd.DataFrame) -> np.ndarray:
-    """Bool ``(B, D)``, columns in the factuals' order: which values differ. A row without an answer changes nothing."""
-    _check_aligned(factuals, counterfactuals)
-    found = answered(counterfactuals)
+    """Bool ``(B, D)``, columns in the factuals' order: which values differ. A row without an answer changes nothing.
+
+    Raises ValueError where one frame holds the text of what the other holds, "1" and 1; `evaluate` reads it.
+    """
+    found, before, after = _paired(factuals, counterfactuals)
     differs = np.zeros(factuals.shape, dtype=bool)
-    differs[found] = changed_cells(factuals[found], restore_dtypes(counterfactuals[found], factuals))
+    differs[found] = changed_cells(before, after)
     return differs
 
 
@@ -185,14 +192,19 @@ def inlier(counterfactuals: pd.DataFrame, detector: LocalOutlierFactor, schema: 
     return flags
 
 
-def violations(factuals: pd.DataFrame, counterfactuals: pd.DataFrame, constraints: Rules | None) -> np.ndarray:
-    """Bool ``(B,)``, lower is better: the answer breaks a constraint. A row without an answer breaks none."""
-    _check_aligned(factuals, counterfactuals)
-    found = answered(counterfactuals)
+def violations(
+    factuals: pd.DataFrame,
+    counterfactuals: pd.DataFrame,
+    constraints: Rules | Mapping[Any, Constraints] | pd.Series | None,
+) -> np.ndarray:
+    """Bool ``(B,)``, lower is better: the answer breaks a constraint, of all or, by the factuals' labels, of each
+    person. A row without an answer breaks none."""
+    found, before, after = _paired(factuals, counterfactuals)
     broken = np.zeros(len(factuals), dtype=bool)
+    if isinstance(constraints, (Mapping, pd.Series)):
+        constraints = rules_for(constraints, None, factuals.index.unique())
     if constraints is not None and found.any():
-        after = restore_dtypes(counterfactuals[found], factuals)
-        broken[found] = np.asarray(constraints.violations(factuals[found], after), dtype=bool)
+        broken[found] = np.asarray(constraints.violations(before, after), dtype=bool)
     return broken
 
 
@@ -200,6 +212,7 @@ def misfits(factuals: pd.DataFrame, counterfactuals: pd.DataFrame, schema: Schem
     """Bool ``(B,)``, lower is better: a change ends where its column has no values, at a fraction among whole numbers
     or at a category that the schema lacks. A row without an answer does not."""
     differs, wrong = changed(factuals, counterfactuals), np.zeros(len(factuals), dtype=bool)
+    check_columns("factuals", factuals, list(schema.names))
     for feature in schema.features:
         column, moved = counterfactuals[feature.name], differs[:, factuals.columns.get_loc(feature.name)]
         if feature.kind == "categorical":
@@ -228,8 +241,9 @@ def diversity(counterfactuals: pd.DataFrame, schema: Schema) -> pd.Series:
     return pd.Series(np.divide(total, pairs, out=np.full(len(factuals), np.nan), where=pairs > 0), index=factuals)
 
 
-def robustness(counterfactuals: pd.DataFrame, classifiers: Sequence[Classifier], threshold: float = 0.5) -> np.ndarray:
-    """Float64 ``(B,)`` in 0 to 1, higher is better: share of the classifiers that say yes; 0 without an answer."""
+def robustness(counterfactuals: pd.DataFrame, classifiers: Sequence[Any], threshold: float = 0.5) -> np.ndarray:
+    """Float64 ``(B,)`` in 0 to 1, higher is better: share of the classifiers (see `as_classifier`) that say
+    yes; 0 without an answer."""
     if not classifiers:
         raise ValueError("robustness needs at least one classifier, got none")
     return np.mean([validity(counterfactuals, classifier, threshold) for classifier in classifiers], axis=0)
@@ -277,15 +291,6 @@ def restore_dtypes(counterfactuals: pd.DataFrame, factuals: pd.DataFrame) -> pd.
     return pd.DataFrame(columns, index=counterfactuals.index)
 
 
-def _infer_schema(factuals: pd.DataFrame, reference: pd.DataFrame | None) -> Schema:
-    if reference is None:
-        raise ValueError("evaluate needs schema= or reference=, for the ranges of the columns are the unit of cost")
-    columns = list(factuals.columns) if isinstance(factuals, pd.DataFrame) else []
-    check_columns("factuals", factuals, columns)
-    check_columns("reference", reference, columns)
-    return Schema.infer(pd.concat([reference[columns], factuals], ignore_index=True))
-
-
 def _probability(counterfactuals: pd.DataFrame, classifier: Classifier) -> np.ndarray:
     """Float64 ``(B,)``: probability of the favourable class, 0 without an answer."""
     found = answered(counterfactuals)
@@ -300,9 +305,14 @@ def _numbers(column: pd.Series) -> np.ndarray:
     return column.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
-def _check_aligned(factuals: pd.DataFrame, counterfactuals: pd.DataFrame) -> None:
+def _paired(factuals: pd.DataFrame, counterfactuals: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame, pd.DataFrame]:
+    """Bool ``(B,)``, which rows hold an answer; and these rows of both frames, in the same columns and dtypes."""
     if len(factuals) != len(counterfactuals):
         raise ValueError(f"{len(factuals)} factuals but {len(counterfactuals)} counterfactuals: rows must correspond")
     missing = [name for name in factuals.columns if name not in counterfactuals.columns]
     if missing:
         raise ValueError(f"the counterfactuals lack column {missing[0]!r} of the factuals")
+    found = answered(counterfactuals)
+    before, after = factuals[found], restore_dtypes(counterfactuals[found], factuals)
+    check_spelling(before, after)
+    return found, before, after

@@ -74,15 +74,16 @@ class PersonalConstraints:
 Rules = Constraints | PersonalConstraints
 
 
-def one_for_all(given: Any, schema: Schema) -> Constraints:
-    """`given`, checked. Raises ValueError unless it is a `Constraints` that fits the schema."""
+def one_for_all(given: Any, schema: Schema | None) -> Constraints:
+    """`given`, checked. Raises ValueError unless it is a `Constraints` that fits the schema, if one is given."""
     if not isinstance(given, Constraints):
         raise ValueError(f"constraints must be a Constraints object, got {type(given).__name__}")
-    given.check(schema)
+    if schema is not None:
+        given.check(schema)
     return given
 
 
-def rules_for(given: Any, schema: Schema, people: pd.Index) -> Rules:
+def rules_for(given: Any, schema: Schema | None, people: pd.Index) -> Rules:
     """One `Constraints` for all, or one per person: a mapping from index label, or a Series with the people's labels.
 
     people: labels ``(B,)``. Raises ValueError for anything else, naming a person without constraints, or with some

@@ -25,7 +25,7 @@ SCHEMA = Schema.infer(pd.concat([PEOPLE, REFERENCE]))
 
 def by_income(frame):
     assert not frame.isna().any(axis=None), "a classifier must never see a missing answer"
-    assert list(frame.columns) == list(PEOPLE.columns)
+    assert list(frame.columns[: len(PEOPLE.columns)]) == list(PEOPLE.columns)
     return 0.1 + 0.8 * (frame["income"] > 20)
 
 
@@ -146,6 +146,10 @@ def test_classifier_may_name_its_favourable_class():
         (lambda a: pd.concat([a, a[["job"]]], axis=1), {}, "'job' is repeated in the counterfactuals"),
         (lambda a: None, {}, "counterfactuals must be a pandas DataFrame, got NoneType"),
         (lambda a: a, {"schema": None}, "needs schema= or reference="),
+        (lambda a: a, {"schema": {"age": 1}}, "schema must be a Schema, got dict"),
+        (lambda a: a.assign(age=40 + 1j), {}, "'age' of the counterfactuals holds .40.1j. among its numbers"),
+        (lambda a: a.assign(age=[10**400] * 4), {}, "'age' of the counterfactuals holds a number that is too large"),
+        (lambda a: a.assign(job=[{}] * 4), {}, "'job' of the counterfactuals holds a value that is no category"),
         (lambda a: a, {"reference": REFERENCE.drop(columns="age")}, "'age' is missing from the reference"),
         (lambda a: a, {"reference": REFERENCE[:1]}, "at least two reference rows"),
         (lambda a: a, {"constraints": Constraints(immutable=["height"])}, "immutable names column 'height'"),
@@ -186,3 +190,56 @@ def test_large_whole_numbers_in_text_are_read_exactly():
     found = evaluate(people.astype({"age": str}), people, schema=schema)
     assert found.rows["n_changed"].tolist() == [0, 0, 0, 0]
     assert found.answers["age"].tolist() == people["age"].tolist()
+
+
+@pytest.mark.parametrize("option", ["people", "reference"])
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"age": "40"}, r"must hold numbers \(int64\), got '40'"),
+        ({"age": pd.Categorical([20] * 4)}, r"must hold numbers \(int64\), got dtype category"),
+        ({"age": 40 + 1j}, r"must hold numbers \(int64\), got \(40\+1j\)"),
+        ({"age": [10**400] * 4}, "holds a number that is too large"),
+        ({"age": pd.Series([20, np.inf, 1, 1], dtype=object).to_numpy()}, "holds infinite"),
+        ({"grade": 1}, "holds 1, a category that the schema lacks; known are '1', '2'"),
+        ({"owner": "True"}, "holds 'True', a category that the schema lacks; known are False, True"),
+        ({"job": [["clerk"]] * 4}, "holds a value that is no category: unhashable type: 'list'"),
+    ],
+)
+def test_people_and_reference_must_have_the_values_of_the_schema(option, values, message):
+    name, frame = next(iter(values)), "factuals" if option == "people" else option
+    with pytest.raises(ValueError, match=f"column '{name}' of the {frame} {message}"):
+        evaluate(PEOPLE, **{option: PEOPLE.assign(**values)})
+
+
+def test_numbers_that_people_and_reference_keep_as_objects_or_floats_are_numbers():
+    answers, expected = PEOPLE.assign(age=[20, 30, 50, 60]), evaluate(PEOPLE.assign(age=[20, 30, 50, 60]))
+    for dtype in (object, "float64", "Int64"):
+        for schema in (SCHEMA, None):
+            options = {"people": PEOPLE.astype({"age": dtype}), "reference": REFERENCE, "schema": schema}
+            pd.testing.assert_series_equal(evaluate(answers, **options).rows["cost"], expected.rows["cost"])
+
+
+@pytest.mark.parametrize("name", ["age", "grade", "owner"])
+def test_without_a_schema_a_column_must_be_of_one_kind(name):
+    other = {"age": str, "grade": int, "owner": str}[name]
+    with pytest.raises(ValueError, match=f"column '{name}' is .* in the factuals and .* in the reference"):
+        evaluate(PEOPLE, PEOPLE.astype({name: other}), reference=REFERENCE, schema=None)
+    with pytest.raises(ValueError, match=f"column '{name}' is .* in the factuals and .* in the reference"):
+        evaluate(PEOPLE, reference=REFERENCE.astype({name: other}), schema=None)
+
+
+@pytest.mark.parametrize("dtype", [object, "str", "category", "string"])
+def test_text_is_read_alike_in_whatever_dtype_it_comes(dtype):
+    people = PEOPLE.assign(code=["12", "34", "007", "7.0"])
+    theirs = pd.Series(["1_2", "7", "1.2e1", "34.0"], PEOPLE.index).astype(dtype)
+    found = evaluate(people.assign(code=theirs), people, schema=Schema.infer(people))
+    assert found.answers["code"].tolist() == ["1_2", "7", "1.2e1", "34"]  # 7 may be 007 or 7.0
+    assert found.rows["misfit"].tolist() == [True, True, True, False]
+
+
+def test_long_numbers_in_text_are_not_taken_for_their_neighbours():
+    people = PEOPLE.assign(code=[str(10**20), str(10**20 + 1), "-0.50", "+3"])
+    theirs = [f"{10**20 + 1}.0", f"0{10**20}", "-0.5", 3]
+    found = evaluate(people.assign(code=theirs), people, schema=Schema.infer(people))
+    assert found.answers["code"].tolist() == [str(10**20 + 1), str(10**20), "-0.50", "+3"]

@@ -54,6 +54,14 @@ def test_a_series_goes_by_label_and_an_array_by_position(found):
     assert found.by_group(np.ones(6)).index.name == "group"
 
 
+def test_tuples_name_groups_too(found):
+    pairs = [("f", 1), ("m", 1), ("f", 1), ("m", 2), ("m", 1), ("m", 1)]
+    for groups in (pairs, pd.MultiIndex.from_tuples(pairs), pd.Series(pairs, index=PEOPLE.index)):
+        table = found.by_group(groups)
+        assert table["people"].to_dict() == {("f", 1): 2, ("m", 1): 3, ("m", 2): 1}
+        assert table["found"].tolist() == [2, 1, 0]
+
+
 @pytest.mark.parametrize(
     ("groups", "message"),
     [
@@ -62,6 +70,11 @@ def test_a_series_goes_by_label_and_an_array_by_position(found):
         (pd.Series(["f"] * 7, index=list("abcdefa")), "index of groups repeats 'a'"),
         ("abcdef", "got str"),
         (PEOPLE, "got DataFrame"),
+        (np.ones((6, 2)), "got ndarray"),
+        (iter("abcdef"), "got str_.*iterator"),
+        ([["f"]] * 6, "groups holds a value that cannot name a group: unhashable type: 'list'"),
+        ([{}] * 6, "groups holds a value that cannot name a group: unhashable type: 'dict'"),
+        (pd.Series([["f"]] * 6, index=PEOPLE.index), "cannot name a group: unhashable type: 'list'"),
     ],
 )
 def test_groups_that_do_not_belong_to_the_people_are_refused(found, groups, message):

@@ -1,5 +1,6 @@
 """People are told apart by whatever labels the index of their frame has."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,33 @@ def test_generate_refuses_an_index_of_intervals_that_overlap(fitted: RecourseGen
     ages = pd.IntervalIndex.from_tuples([(0, 2), (1, 3)])
     with pytest.raises(ValueError, match="index of X has intervals that overlap,.*reset_index"):
         fitted.generate(denied.iloc[:2].set_axis(ages))
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (["a", None, "b"], "None"),
+        (["a", pd.NA, "b"], "<NA>"),
+        (["a", pd.NaT, 1], "NaT"),
+        (["a", np.nan, None], "None"),
+    ],
+)
+def test_generate_refuses_labels_that_would_be_others_beside_a_rank(
+    fitted: RecourseGenerator, denied: pd.DataFrame, labels: list[Any], told: str
+) -> None:
+    asked = denied.iloc[:3].set_axis(pd.Index(labels, dtype=object))
+    with pytest.raises(ValueError, match=f"index of X has the label {told}, which.*reset_index"):
+        fitted.generate(asked, **FEW)
+
+
+def test_an_answer_of_nobody_is_never_shown_beside_the_last_person(
+    fitted: RecourseGenerator, denied: pd.DataFrame
+) -> None:
+    found = fitted.generate(denied.iloc[:3], n=2, **FEW)
+    strays = replace(found, factuals=found.factuals.set_axis(["a", "b", "c"]))
+    for read in (strays.changes, strays.best, lambda: strays.describe("a")):
+        with pytest.raises(ValueError, match="an answer for .*, which is not a factual"):
+            read()
 
 
 def test_a_frame_that_allows_no_repeated_labels_is_a_frame_like_any_other(

@@ -139,3 +139,44 @@ def test_frames_that_do_not_correspond_are_refused():
         metrics.cost(TRAIN, TRAIN.drop(columns="job"), SCHEMA)
     with pytest.raises(ValueError, match="at least one classifier"):
         metrics.robustness(TRAIN, [])
+
+
+def test_classifiers_may_be_models_as_they_come():
+    def by_income(frame):
+        return ByIncome().probability(frame)
+
+    after = without(TRAIN.assign(income=40.0), 1)
+    assert metrics.validity(after, by_income).tolist() == [True, False, True, True]
+    assert metrics.robustness(after, [by_income, ByIncome(45.0)]).tolist() == [0.5, 0, 0.5, 0.5]
+
+
+def test_constraints_of_violations_may_be_those_of_each_person():
+    free, strict = Constraints(), Constraints(immutable=["age"])
+    before, after = TRAIN.iloc[[0, 1, 1]], TRAIN.assign(age=25).iloc[[0, 1, 1]]
+    for rules in ({0: free, 1: strict}, pd.Series([free, strict])):
+        assert metrics.violations(before, after, rules).tolist() == [False, True, True]
+    with pytest.raises(ValueError, match="1 has none"):
+        metrics.violations(before, after, {0: free})
+    with pytest.raises(ValueError, match="for 1, constraints must be a Constraints object, got str"):
+        metrics.violations(before, after, {0: free, 1: "age"})
+
+
+@pytest.mark.parametrize("name", ["age", "owner"])
+def test_text_of_what_the_factuals_hold_is_refused(name):
+    after = TRAIN.assign(income=40.0).astype({name: "str"})
+    for measure in (metrics.changed, metrics.sparsity, lambda *pair: metrics.violations(*pair, None)):
+        for pair in ((TRAIN, after), (after, TRAIN)):
+            with pytest.raises(
+                ValueError, match=f"column '{name}' of the counterfactuals holds .*; give both the same"
+            ):
+                measure(*pair)
+    with pytest.raises(ValueError, match=f"column '{name}' of the counterfactuals holds"):
+        metrics.cost(TRAIN, after.astype({name: object}), SCHEMA)
+    assert metrics.changed(TRAIN, TRAIN.assign(job=["pilot", 1, None, "clerk"])).sum() == 2
+
+
+def test_columns_of_the_schema_must_be_there():
+    rest = TRAIN.drop(columns="age")
+    for measure in (metrics.cost, metrics.misfits):
+        with pytest.raises(ValueError, match="column 'age' is missing from the factuals"):
+            measure(rest, rest, SCHEMA)
