@@ -11,6 +11,7 @@ import torch
 
 from recourse_gen.backbone import Backbone
 from recourse_gen.budget import check_network
+from recourse_gen.contract import check_class, check_module
 from recourse_gen.options import construct
 from recourse_gen.schema import Schema
 
@@ -41,26 +42,40 @@ def origin(name: str) -> str:
 
 
 def load(name: str) -> type[Backbone]:
-    """The backbone class registered as `name`. Raises ValueError, listing what exists, if there is none."""
+    """The backbone class registered as `name`.
+
+    Raises ValueError, listing what exists, if there is none, and for one that cannot be imported or called as backbones
+    are.
+    """
     entry = _entry(name)
-    backbone = entry.load()
+    try:
+        backbone = entry.load()
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"the entry point {name!r} ({entry.value}) cannot be loaded: {error}") from error
     if not (isinstance(backbone, type) and issubclass(backbone, Backbone)):
         raise ValueError(f"the entry point {name!r} ({entry.value}) is not a recourse_gen.backbone.Backbone class")
+    check_class(backbone)
     return backbone
 
 
 def build(cls: type[Backbone], schema: Schema, options: Mapping[str, Any], seed: int) -> Backbone:
     """A backbone with weights fixed by the seed, in float32; the process's own random state and dtype are left as they
-    were. Raises ValueError for options that the class does not take."""
+    were. Raises ValueError for options that the class does not take, and for a class that leaves `Backbone` out."""
     check_network(schema, options)
     dtype = torch.get_default_dtype()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         torch.set_default_dtype(torch.float32)
         try:
-            return construct(cls, "backbone", options, schema)
+            model = construct(cls, "backbone", options, schema)
+        except AttributeError as error:
+            if "before Module.__init__() call" not in str(error):
+                raise
+            raise ValueError(f"{cls.__name__}.__init__ must call super().__init__(schema) first") from error
         finally:
             torch.set_default_dtype(dtype)
+    check_module(model)
+    return model
 
 
 def _entry(name: str) -> EntryPoint:

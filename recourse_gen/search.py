@@ -17,6 +17,7 @@ from recourse_gen.audit import Auditor
 from recourse_gen.backbone import Backbone
 from recourse_gen.classifier import Classifier
 from recourse_gen.constraints import changed_cells
+from recourse_gen.contract import check_log_prob, check_samples
 from recourse_gen.cost import RecourseCost
 from recourse_gen.counterfactuals import REPORT, Counterfactuals
 from recourse_gen.deadline import Deadline
@@ -224,14 +225,15 @@ class Search:
 
     def _sample(self, people: People, count: int, first: int) -> Rows:
         here = people.rows.to(self.device)
-        return self.model.sample(
+        drawn = self.model.sample(
             here,
             num_samples=count,
             cost_weight=self._cost_weight(len(people)),
             feasible=people.feasible.to(self.device),
             temperature=self.options.temperature,
             noise=Noise.of(here, int(self.options.seed), first_sample=first),
-        ).to("cpu")
+        )
+        return check_samples(self.model, self.scorer.transform.schema, drawn, len(people), count)
 
     def _cost_weight(self, people: int) -> torch.Tensor:
         return torch.full((people,), float(self.options.cost_weight), dtype=torch.float32, device=self.device)
@@ -248,7 +250,8 @@ class Search:
             weight = self._cost_weight(len(theirs))
             rules = {"feasible": theirs.feasible.to(self.device)} if constrained else {}
             with torch.no_grad():
-                found[at] = log_prob(theirs.rows.to(self.device), given, weight, **rules).cpu().numpy()
+                told = log_prob(theirs.rows.to(self.device), given, weight, **rules)
+                found[at] = check_log_prob(self.model, told, len(theirs)).cpu().numpy()
         return found
 
     def _fill_in(

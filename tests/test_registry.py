@@ -55,6 +55,16 @@ def test_a_target_that_is_no_backbone_is_refused(registered, target):
         registry.load("odd")
 
 
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [("backbones.ar:Missing", "has no attribute 'Missing'"), ("no_such_package:Backbone", "No module named")],
+)
+def test_a_target_that_is_missing_is_named(registered, target, reason):
+    registered(("gone", target))
+    with pytest.raises(ValueError, match=f"^the entry point 'gone' .{target}. cannot be loaded: .*{reason}"):
+        registry.load("gone")
+
+
 def test_the_interface_is_abstract():
     class Half(Backbone):
         def forward(self, factual, counterfactual, cost_weight):
