@@ -200,6 +200,11 @@ def test_numpy_numbers_are_numbers(fitted: RecourseGenerator, denied: pd.DataFra
     assert len(fitted.generate(denied.iloc[:2], **options).report) == 2
 
 
+def test_resume_is_true_or_false(table: Table, classifier: Pipeline, small: dict[str, Any], tmp_path: Any) -> None:
+    with pytest.raises(ValueError, match="resume must be true or false, got 'no'"):
+        RecourseGenerator(**small).fit(*table, classifier=classifier, folder=tmp_path, resume="no")
+
+
 def test_an_unfitted_generator_says_so(small: dict[str, Any], denied: pd.DataFrame, tmp_path: Any) -> None:
     for call in (
         lambda one: one.generate(denied),
