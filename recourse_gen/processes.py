@@ -14,6 +14,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast, parse_flag_from_env, reduce
 
+ALONE = threading.RLock()  # of this process's threads: PyTorch's random state and default dtype are common to all
 _PAUSE = 1.0  # seconds between looks at the launcher
 _GRACE = 30.0  # seconds from SIGTERM to SIGKILL, as torchrun has them
 

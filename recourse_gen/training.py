@@ -23,7 +23,7 @@ from recourse_gen.contract import check_loss
 from recourse_gen.files import writing
 from recourse_gen.options import check_number, check_whole
 from recourse_gen.pairs import PairSupervision
-from recourse_gen.processes import from_main, meet, processes, total
+from recourse_gen.processes import ALONE, from_main, meet, processes, total
 from recourse_gen.resumption import LOG, Terminated, TrainingState
 from recourse_gen.rows import Rows
 
@@ -104,7 +104,7 @@ def fit(
     there is none). settings: what else a run must have in common with the one it goes on from. Precision, gradient
     accumulation and compilation are Accelerate's, from its environment. Every process draws its own pairs, so one
     update sees processes × accumulation × batch_size of them. A model without trainable parameters is only put on the
-    device and into evaluation mode.
+    device and into evaluation mode. Of several threads, one trains at a time.
 
     Raises ValueError for a state of other settings and for losses that are not float32 ``(B,)``, OSError if none can be
     written, FloatingPointError where losses are not finite, and `Terminated`, once the state is written, if a SIGTERM
@@ -116,6 +116,7 @@ def fit(
     device = processes().device
     # Losses may draw from the global generator: seeded here, and given back as it was.
     with (
+        ALONE,
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
         resumption.sigterm_noted(folder is not None) as told,
     ):
