@@ -198,7 +198,7 @@ class RecourseGenerator(Shareable):
         classified; then people are served in portions that are expected to fit, so small ones at the end.
         progress: called after every batch with the number of people in it, as ``tqdm.update`` may be.
 
-        The answer for a row depends on the seed and that row alone. Raises ValueError for wrong input.
+        The answer for a row depends on the seed (0 to 2⁶³ − 1) and that row alone. Raises ValueError for wrong input.
         """
         model = self._fitted()
         options = SearchOptions(

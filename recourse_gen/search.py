@@ -22,7 +22,7 @@ from recourse_gen.cost import RecourseCost
 from recourse_gen.counterfactuals import REPORT, Counterfactuals
 from recourse_gen.deadline import Deadline
 from recourse_gen.noise import Noise
-from recourse_gen.options import check_dial, check_flag, check_function, check_number, check_whole
+from recourse_gen.options import check_dial, check_flag, check_function, check_number, check_seed, check_whole
 from recourse_gen.personal import Rules
 from recourse_gen.rows import Rows
 from recourse_gen.scoring import People, Scorer, as_frame
@@ -33,6 +33,7 @@ from recourse_gen.transform import TableTransform
 Opened = tuple[pd.DataFrame, np.ndarray, People]
 SPARE = 7  # finalists beyond n that are made sparse: the best before need not be the best after
 SPARED = 3  # those of them that go on after their first moves
+WHOLE = ("n", "candidates", "batch_size", "max_candidates")
 CHANGE_PRICE = 0.12  # what a changed column adds to the burden: as much as 12 % of a column's range
 
 
@@ -54,15 +55,16 @@ class SearchOptions:
     time_budget: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("n", "candidates", "batch_size"):
+        whole = ("n", "candidates", "batch_size") if self.max_candidates is None else WHOLE
+        for name in whole:
             check_whole(name, getattr(self, name))
-        if self.max_candidates is not None:
-            check_whole("max_candidates", self.max_candidates)
+        check_seed(self.seed)
+        for name in (*whole, "seed"):  # NumPy's overflow
+            object.__setattr__(self, name, int(getattr(self, name)))
         if self.budget < self.candidates:
             raise ValueError(f"max_candidates={self.max_candidates} is below candidates={self.candidates}")
         for name in ("audit", "sparsify"):
             check_flag(name, getattr(self, name))
-        check_whole("seed", self.seed, -math.inf)
         check_number("confidence", self.confidence, 0.5, 1)
         for name in ("cost_weight", "temperature"):
             check_dial(name, getattr(self, name))
@@ -231,7 +233,7 @@ class Search:
             cost_weight=self._cost_weight(len(people)),
             feasible=people.feasible.to(self.device),
             temperature=self.options.temperature,
-            noise=Noise.of(here, int(self.options.seed), first_sample=first),
+            noise=Noise.of(here, self.options.seed, first_sample=first),
         )
         return check_samples(self.model, self.scorer.transform.schema, drawn, len(people), count)
 
