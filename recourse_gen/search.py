@@ -33,6 +33,7 @@ from recourse_gen.transform import TableTransform
 Opened = tuple[pd.DataFrame, np.ndarray, People]
 SPARE = 7  # finalists beyond n that are made sparse: the best before need not be the best after
 SPARED = 3  # those of them that go on after their first moves
+IDLE = "the constraints let no column change"
 WHOLE = ("n", "candidates", "batch_size", "max_candidates")
 CHANGE_PRICE = 0.12  # what a changed column adds to the burden: as much as 12 % of a column's range
 
@@ -133,9 +134,10 @@ class Search:
         report["status"], report["reason"] = "not_found", self.deadline.reason + "0 candidates"
         report["probability"] = report["probability_before"] = probability.repeat(n)
         report["audited"], report["candidates"], report["forced"] = False, 0, ""
-        favoured, impossible = probability > 0.5, np.array([bool(reason) for reason in feasible.reasons], dtype=bool)
+        reasons = [told or IDLE * idle for told, idle in zip(feasible.reasons, feasible.idle.tolist(), strict=True)]
+        favoured, impossible = probability > 0.5, np.array([bool(reason) for reason in reasons], dtype=bool)
         self._mark(report, favoured, "already_favourable", ["the classifier already says yes"] * len(factuals))
-        self._mark(report, impossible & ~favoured, "infeasible", feasible.reasons)
+        self._mark(report, impossible & ~favoured, "infeasible", reasons)
         asking = np.flatnonzero(~favoured & ~impossible)
         people = People(factuals, rows, feasible).take(asking)
         report.loc[self._ranks(asking), "forced"] = np.repeat(people.feasible.forced(transform.schema), n)
