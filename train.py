@@ -250,6 +250,8 @@ def main(composed: DictConfig) -> None:
     processes = training.processes()
     if not processes.is_main_process:
         warnings.simplefilter("ignore")  # the main process says the same
+    if isinstance(chosen := composed.backbone, DictConfig) and OmegaConf.is_missing(chosen, "name"):
+        refuse("backbone=plugin needs the name of an installed backbone: backbone.name=NAME")
     config: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
     try:
         check(config)
@@ -300,9 +302,8 @@ def wrong_option(error: Exception) -> str:
     if OmegaConf.is_dict(OmegaConf.select(config, misspelt[1])):
         return f"{misspelt[1]!r} is a mapping; write +{misspelt[1]}={{...}} to add to it"
     node = misspelt[1].rpartition(".")[0]
-    known = OmegaConf.select(config, node) if node else config
-    listed = ", ".join(map(str, known if OmegaConf.is_dict(known) else config))
-    return f"unknown option {misspelt[1]!r}; known are: {listed}"
+    known = found if OmegaConf.is_dict(found := OmegaConf.select(config, node) if node else config) else config
+    return f"unknown option {misspelt[1]!r}; known are: {', '.join(map(str, known))}"
 
 
 def launch() -> None:

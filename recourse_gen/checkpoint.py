@@ -25,7 +25,7 @@ import yaml
 from recourse_gen import audit, estimators, files, resumption
 from recourse_gen.backbone import Backbone
 from recourse_gen.budget import Budget, check_schema
-from recourse_gen.files import MEGABYTE, replace_file
+from recourse_gen.files import MEGABYTE, replace_file, writing
 from recourse_gen.options import SEEDS
 from recourse_gen.schema import Schema
 from recourse_gen.transform import TableTransform
@@ -66,10 +66,11 @@ def reopen(folder: Path, *, resume: bool = False) -> None:
 
     resume: keep what an unfinished run left for the next one.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    files.sweep(folder)
-    for name in (METRICS,) if resume else (METRICS, LOG, STATE):
-        (folder / name).unlink(missing_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        files.sweep(folder)
+        for name in (METRICS,) if resume else (METRICS, LOG, STATE):
+            (folder / name).unlink(missing_ok=True)
 
 
 def write(
@@ -84,15 +85,17 @@ def write(
 ) -> None:
     """Write a finished run into a folder, created if need be, and remove the state of its training.
 
-    Raises ValueError for a classifier that is not of the parts that `recourse_gen.estimators.OWN` lists.
+    Raises ValueError for a classifier not of the parts that `recourse_gen.estimators.OWN` lists, OSError as
+    `files.writing` does.
     """
     with tempfile.TemporaryDirectory() as draft:  # what cannot be kept is told before an earlier run is given up
         write_config(Path(draft), config)
         if classifier is not None:
             _write_classifier(Path(draft), classifier, folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in (METRICS, CLASSIFIER):  # not finished while old and new files mix
-            (folder / name).unlink(missing_ok=True)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in (METRICS, CLASSIFIER):  # not finished while old and new files mix
+                (folder / name).unlink(missing_ok=True)
         for path in Path(draft).iterdir():
             replace_file(folder / path.name, partial(shutil.copyfile, path))
     write_text(folder / SCHEMA, schema.to_json())
@@ -108,7 +111,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_weights(folder: Path, model: Backbone) -> None:
-    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    # Copies, because safetensors refuses what shares memory, as tied parameters do.
+    state = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in model.state_dict().items()}
     data = safetensors.torch.save(state)  # Python writes them, whose errors say what is wrong with the disk
     replace_file(folder / WEIGHTS, lambda draft: draft.write_bytes(data))
 
@@ -127,11 +131,8 @@ def write_metrics(folder: Path, record: Mapping[str, Any]) -> None:
 
     It also says what the files that loading reads have to be, by their SHA-256.
     """
-    digests = {
-        name: hashlib.sha256(files.read(folder / name, limit)).hexdigest()
-        for name, limit in LIMITS.items()
-        if name != METRICS and (folder / name).exists()
-    }
+    there = [name for name in LIMITS if name != METRICS and (folder / name).exists()]
+    digests = {name: hashlib.sha256(files.read(folder / name, LIMITS[name])).hexdigest() for name in there}
     text = json.dumps(_finite(_plain({**record, _DIGESTS: digests})), indent=1, allow_nan=False) + "\n"
     write_text(folder / METRICS, text)
 

@@ -44,6 +44,11 @@ class Feasible:
         """Whether what a column may become depends on what other columns become."""
         return self.max_changes is not None or bool(self.ordered) or bool(self.together)
 
+    @property
+    def idle(self) -> Tensor:
+        """Bool ``(B,)``: whose every column may be what it is today, and nothing else."""
+        return self.stay.all(1) & (self.tokens.sum(2) <= 1).all(1) & (self.low >= self.high).all(1)
+
     def take(self, keep: np.ndarray) -> Feasible:
         """The feasible sets of the rows at `keep` (bool or int64)."""
         index = np.arange(len(self.reasons))[keep]

@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pandas as pd
 
-from recourse_gen.sentences import Value, approval, named, sentence, side_by_side, text
+from recourse_gen.sentences import Value, approval, named, pieces, right_to_left, side_by_side, text
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"  # nothing is loaded and no script runs, whatever a cell says
 NOTE = (
@@ -123,10 +123,10 @@ def _write(section: ET.Element, person: _Person) -> None:
         option = _add(section, "div", class_="option")
         if len(person.rows) > 1:
             _add(option, "h3", f"Option {rank + 1}")
-        _add(option, "p", sentence(named(person.label, rank, len(person.rows)), entry, values))
+        _say(option, pieces(named(person.label, rank, len(person.rows)), entry, values))
         _write_answer(option, entry, values)
     if not person.answers:
-        _add(section, "p", sentence(named(person.label), person.entry))
+        _say(section, pieces(named(person.label), person.entry))
         _write_rest(section, person.rows[0][1], "All {} columns as they are today")
 
 
@@ -154,6 +154,18 @@ def _write_rest(section: ET.Element, values: Sequence[Value], title: str) -> Non
         table = _table(details, "values", ("Column", "Today"))
         for value in values:
             _row(table, (value.feature, value.before))
+
+
+def _say(parent: ET.Element, told: Sequence[str]) -> None:
+    """A paragraph of `sentences.pieces`, in which names and values from right to left leave the rest in order."""
+    node = _add(parent, "p")
+    for at, piece in enumerate(told):
+        if at % 2 and right_to_left(piece):
+            _add(node, "bdi", piece)
+        elif len(node):
+            node[-1].tail = (node[-1].tail or "") + piece
+        else:
+            node.text = (node.text or "") + piece
 
 
 def _outcome(status: str) -> str:

@@ -8,11 +8,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast, parse_flag_from_env, reduce
 
+ALONE = threading.RLock()  # of this process's threads: PyTorch's random state and default dtype are common to all
 _PAUSE = 1.0  # seconds between looks at the launcher
 _GRACE = 30.0  # seconds from SIGTERM to SIGKILL, as torchrun has them
 
@@ -25,6 +27,19 @@ def processes() -> PartialState:
     _leave_with_launcher()
     # Apple's GPUs hold no float64, which raw units need.
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or torch.backends.mps.is_available())
+
+
+def device_of(given: Any) -> torch.device:
+    """The device that is meant, by default this process's. Raises ValueError unless tensors can be kept there."""
+    if given is None:
+        return processes().device
+    try:
+        device = torch.empty(1, device=given).device
+        if device.type == "meta" or isinstance(given, bool):
+            raise TypeError("nothing can be kept there")
+    except (TypeError, RuntimeError, AssertionError) as error:
+        raise ValueError(f"device must be one that is here, such as 'cpu', got {given!r}") from error
+    return device
 
 
 def total(*values: float) -> list[float]:

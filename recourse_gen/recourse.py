@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,10 @@ from recourse_gen.constraints import Constraints
 from recourse_gen.counterfactuals import Counterfactuals
 from recourse_gen.deadline import Deadline
 from recourse_gen.hub import Shareable
-from recourse_gen.options import check_names, check_seed, construct, effective
+from recourse_gen.options import check_flag, check_names, check_seed, construct, effective
 from recourse_gen.pairs import PairOptions, PairSupervision
 from recourse_gen.personal import one_for_all, rules_for
+from recourse_gen.processes import device_of
 from recourse_gen.schema import Schema
 from recourse_gen.search import Search, SearchOptions
 from recourse_gen.share import Share
@@ -90,8 +92,10 @@ class RecourseGenerator(Shareable):
         when training starts; `save` there removes the state. resume: go on from that state, as if training had never
         stopped; where there is none, it starts, with a warning.
 
-        Raises ValueError for input that cannot work, before anything is written, and for a state of another run.
+        Raises ValueError for input that cannot work, before anything is written, and for a state of another run, and
+        OSError where the folder cannot be written.
         """
+        check_flag("resume", resume)
         if resume and folder is None:
             raise ValueError("resume needs the folder of the training that is to go on")
         self.model, seconds = None, dict[str, float]()  # no model until fitted
@@ -194,7 +198,7 @@ class RecourseGenerator(Shareable):
         classified; then people are served in portions that are expected to fit, so small ones at the end.
         progress: called after every batch with the number of people in it, as ``tqdm.update`` may be.
 
-        The answer for a row depends on the seed and that row alone. Raises ValueError for wrong input.
+        The answer for a row depends on the seed (0 to 2⁶³ − 1) and that row alone. Raises ValueError for wrong input.
         """
         model = self._fitted()
         options = SearchOptions(
@@ -233,10 +237,14 @@ class RecourseGenerator(Shareable):
         """Write the fitted generator into a folder (created). run: settings to keep beside it in config.yaml.
         classifier: a pipeline of `recourse_gen.classifier.fit_classifier` to keep there too, so that `load` needs none.
 
-        Raises ValueError if the folder holds a finished run and `overwrite` is false. The auditor's file contains the
-        training rows that its models favour, and the weights of ``exact`` and ``nearest`` contain partners.
+        Raises ValueError if the folder holds a finished run and `overwrite` is false, OSError if it cannot be written.
+        The auditor's file contains the training rows that its models favour, and the weights of ``exact`` and
+        ``nearest`` contain partners.
         """
         model, folder = self._fitted(), Path(folder)
+        check_flag("overwrite", overwrite)
+        if not isinstance(run, (Mapping, NoneType)):
+            raise ValueError(f"run must map settings to values, got {run!r}")
         if checkpoint.is_finished(folder) and not overwrite:
             raise ValueError(f"{folder} already holds a finished run; use overwrite=True or another folder")
         config = {
@@ -259,8 +267,10 @@ class RecourseGenerator(Shareable):
 
         device: where the backbone goes, by default where `fit` would have put it.
 
-        Raises ValueError if the folder is incomplete, damaged, altered or of another version, or has no classifier.
+        Raises ValueError if the folder is incomplete, damaged, altered or of another version, or has no classifier, and
+        for a device that is not there.
         """
+        place = device_of(device)
         saved = checkpoint.read(Path(folder))
         config, schema = saved.config, saved.schema
         names = ("backbone", "seed", "target_class", "backbone_options", "pairs", "training", "audit")
@@ -276,7 +286,7 @@ class RecourseGenerator(Shareable):
         generator.model = saved.network(
             lambda: registry.build(known, schema, generator.backbone_options, generator.seed)
         )
-        generator.model.to(training.processes().device if device is None else device).eval()
+        generator.model.to(place).eval()
         return generator
 
     def _cost_weight(self) -> float:

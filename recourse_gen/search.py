@@ -17,11 +17,12 @@ from recourse_gen.audit import Auditor
 from recourse_gen.backbone import Backbone
 from recourse_gen.classifier import Classifier
 from recourse_gen.constraints import changed_cells
+from recourse_gen.contract import check_log_prob, check_samples
 from recourse_gen.cost import RecourseCost
 from recourse_gen.counterfactuals import REPORT, Counterfactuals
 from recourse_gen.deadline import Deadline
 from recourse_gen.noise import Noise
-from recourse_gen.options import check_dial, check_flag, check_function, check_number, check_whole
+from recourse_gen.options import check_dial, check_flag, check_function, check_number, check_seed, check_whole
 from recourse_gen.personal import Rules
 from recourse_gen.rows import Rows
 from recourse_gen.scoring import People, Scorer, as_frame
@@ -32,6 +33,8 @@ from recourse_gen.transform import TableTransform
 Opened = tuple[pd.DataFrame, np.ndarray, People]
 SPARE = 7  # finalists beyond n that are made sparse: the best before need not be the best after
 SPARED = 3  # those of them that go on after their first moves
+IDLE = "the constraints let no column change"
+WHOLE = ("n", "candidates", "batch_size", "max_candidates")
 CHANGE_PRICE = 0.12  # what a changed column adds to the burden: as much as 12 % of a column's range
 
 
@@ -53,15 +56,16 @@ class SearchOptions:
     time_budget: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("n", "candidates", "batch_size"):
+        whole = ("n", "candidates", "batch_size") if self.max_candidates is None else WHOLE
+        for name in whole:
             check_whole(name, getattr(self, name))
-        if self.max_candidates is not None:
-            check_whole("max_candidates", self.max_candidates)
+        check_seed(self.seed)
+        for name in (*whole, "seed"):  # NumPy's overflow
+            object.__setattr__(self, name, int(getattr(self, name)))
         if self.budget < self.candidates:
             raise ValueError(f"max_candidates={self.max_candidates} is below candidates={self.candidates}")
         for name in ("audit", "sparsify"):
             check_flag(name, getattr(self, name))
-        check_whole("seed", self.seed, -math.inf)
         check_number("confidence", self.confidence, 0.5, 1)
         for name in ("cost_weight", "temperature"):
             check_dial(name, getattr(self, name))
@@ -130,9 +134,10 @@ class Search:
         report["status"], report["reason"] = "not_found", self.deadline.reason + "0 candidates"
         report["probability"] = report["probability_before"] = probability.repeat(n)
         report["audited"], report["candidates"], report["forced"] = False, 0, ""
-        favoured, impossible = probability > 0.5, np.array([bool(reason) for reason in feasible.reasons], dtype=bool)
+        reasons = [told or IDLE * idle for told, idle in zip(feasible.reasons, feasible.idle.tolist(), strict=True)]
+        favoured, impossible = probability > 0.5, np.array([bool(reason) for reason in reasons], dtype=bool)
         self._mark(report, favoured, "already_favourable", ["the classifier already says yes"] * len(factuals))
-        self._mark(report, impossible & ~favoured, "infeasible", feasible.reasons)
+        self._mark(report, impossible & ~favoured, "infeasible", reasons)
         asking = np.flatnonzero(~favoured & ~impossible)
         people = People(factuals, rows, feasible).take(asking)
         report.loc[self._ranks(asking), "forced"] = np.repeat(people.feasible.forced(transform.schema), n)
@@ -224,14 +229,15 @@ class Search:
 
     def _sample(self, people: People, count: int, first: int) -> Rows:
         here = people.rows.to(self.device)
-        return self.model.sample(
+        drawn = self.model.sample(
             here,
             num_samples=count,
             cost_weight=self._cost_weight(len(people)),
             feasible=people.feasible.to(self.device),
             temperature=self.options.temperature,
-            noise=Noise.of(here, int(self.options.seed), first_sample=first),
-        ).to("cpu")
+            noise=Noise.of(here, self.options.seed, first_sample=first),
+        )
+        return check_samples(self.model, self.scorer.transform.schema, drawn, len(people), count)
 
     def _cost_weight(self, people: int) -> torch.Tensor:
         return torch.full((people,), float(self.options.cost_weight), dtype=torch.float32, device=self.device)
@@ -248,7 +254,8 @@ class Search:
             weight = self._cost_weight(len(theirs))
             rules = {"feasible": theirs.feasible.to(self.device)} if constrained else {}
             with torch.no_grad():
-                found[at] = log_prob(theirs.rows.to(self.device), given, weight, **rules).cpu().numpy()
+                told = log_prob(theirs.rows.to(self.device), given, weight, **rules)
+                found[at] = check_log_prob(self.model, told, len(theirs)).cpu().numpy()
         return found
 
     def _fill_in(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -41,14 +42,29 @@ def sentence(who: str, entry: Mapping[Any, Any], values: Sequence[Value] = ()) -
     """One recommendation, or why there is none.
 
     who: its first words. entry: its row of the report. values: its columns, where there is a recommendation. For
-    instance ``Applicant 17: NumInqLast6M 4 → 2, NetFractionRevolvingBurden 71 → 54; approval 0.31 → 0.68``.
+    instance ``Applicant 17: NumInqLast6M 4 → 2, NetFractionRevolvingBurden 71 → 54; approval 0.31 → 0.68``. Names and
+    values with letters that run from right to left stand between U+2068 and U+2069, which keep the sentence in order.
     """
+    told = enumerate(pieces(who, entry, values))
+    return "".join(f"\u2068{piece}\u2069" if at % 2 and right_to_left(piece) else piece for at, piece in told)
+
+
+def pieces(who: str, entry: Mapping[Any, Any], values: Sequence[Value] = ()) -> list[str]:
+    """A `sentence` in parts, of which the second, the fourth and so on are names and values."""
     (before, after), reason = approval(entry), entry["reason"]
-    if entry["status"] == "ok":
-        changes = ", ".join(f"{v.feature} {v.before} → {v.after}" for v in values if v.changed) or "no change"
-        return f"{who}: {changes}; approval {before} → {after}" + (f" ({reason})" if reason else "")
-    advice = "no change is needed" if entry["status"] == "already_favourable" else "no recommendation"
-    return f"{who}: {advice} ({entry['status'].replace('_', ' ')}: {reason}); approval {before}"
+    if entry["status"] != "ok":
+        advice = "no change is needed" if entry["status"] == "already_favourable" else "no recommendation"
+        return ["", who, f": {advice} ({entry['status'].replace('_', ' ')}: {reason}); approval {before}"]
+    end = f"; approval {before} → {after}" + (f" ({reason})" if reason else "")
+    told = ["", who, ": "]
+    for value in (value for value in values if value.changed):
+        told += [value.feature, " ", value.before, " → ", value.after, ", "]
+    return [*told[:-1], end] if len(told) > 3 else ["", who, f": no change{end}"]
+
+
+def right_to_left(words: str) -> bool:
+    """Whether a text would, among words from left to right, also turn round the arrow beside it."""
+    return any(unicodedata.bidirectional(character) in ("R", "AL", "AN") for character in words)
 
 
 def text(value: Any) -> str:

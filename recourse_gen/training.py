@@ -19,10 +19,11 @@ from torch.optim.swa_utils import AveragedModel
 
 from recourse_gen import resumption
 from recourse_gen.backbone import Backbone
+from recourse_gen.contract import check_loss
 from recourse_gen.files import writing
 from recourse_gen.options import check_number, check_whole
 from recourse_gen.pairs import PairSupervision
-from recourse_gen.processes import from_main, meet, processes, total
+from recourse_gen.processes import ALONE, from_main, meet, processes, total
 from recourse_gen.resumption import LOG, Terminated, TrainingState
 from recourse_gen.rows import Rows
 
@@ -103,10 +104,11 @@ def fit(
     there is none). settings: what else a run must have in common with the one it goes on from. Precision, gradient
     accumulation and compilation are Accelerate's, from its environment. Every process draws its own pairs, so one
     update sees processes × accumulation × batch_size of them. A model without trainable parameters is only put on the
-    device and into evaluation mode.
+    device and into evaluation mode. Of several threads, one trains at a time.
 
-    Raises ValueError for a state of other settings, OSError if none can be written, FloatingPointError where losses are
-    not finite, and `Terminated`, once the state is written, if a SIGTERM comes that nobody else handles.
+    Raises ValueError for a state of other settings and for losses that are not float32 ``(B,)``, OSError if none can be
+    written, FloatingPointError where losses are not finite, and `Terminated`, once the state is written, if a SIGTERM
+    comes that nobody else handles.
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         model.to(processes().device).eval()
@@ -114,6 +116,7 @@ def fit(
     device = processes().device
     # Losses may draw from the global generator: seeded here, and given back as it was.
     with (
+        ALONE,
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
         resumption.sigterm_noted(folder is not None) as told,
     ):
@@ -145,7 +148,7 @@ def _fit(
     generator = torch.Generator(device).manual_seed(_stream(seed, accelerator.process_index))
     if accelerator.num_processes > 1:
         # In what order gradients are summed is settled by the first pass, which a resumed run would have elsewhere.
-        accelerator.backward(network(*_draw(pairs, train_at, options.batch_size, generator)).mean())
+        accelerator.backward(_losses(model, network, _draw(pairs, train_at, options.batch_size, generator)).mean())
         optimizer.zero_grad(set_to_none=True)
     generators = {"pairs": generator, **resumption.global_generators(device)}
     state = TrainingState(model, averaged, optimizer, generators, accelerator.scaler)
@@ -170,7 +173,7 @@ def _fit(
             for group in optimizer.param_groups:
                 group["lr"] = options.learning_rate * schedule(progress, options.warmup)
             batch = _draw(pairs, train_at, options.batch_size * accelerator.gradient_accumulation_steps, generator)
-            loss = _update(accelerator, network, stepper, batch, options.clip)
+            loss = _update(accelerator, model, network, stepper, batch, options.clip)
             averaged.update_parameters(model)
             state.step += 1
             state.seconds = time.monotonic() - started
@@ -209,14 +212,21 @@ def _fit(
     return Trained(state.step, state.seconds, state.best_loss, state.best_step)
 
 
-def _update(accelerator: Accelerator, network: nn.Module, optimizer: Any, batch: Batch, clip: float) -> Tensor:
+def _losses(model: Backbone, network: nn.Module, batch: Batch) -> Tensor:
+    """The loss of each pair ``(B,)``. network: what stands for `model` in this process."""
+    return check_loss(model, network(*batch), len(batch[2]))
+
+
+def _update(
+    accelerator: Accelerator, model: Backbone, network: nn.Module, optimizer: Any, batch: Batch, clip: float
+) -> Tensor:
     """One step of the optimizer on a batch, in as many parts as gradients are accumulated over; its mean loss."""
     count = accelerator.gradient_accumulation_steps
     mean = torch.zeros((), dtype=torch.float32, device=accelerator.device)
     columns = (part.chunk(count) for part in (*batch[0], *batch[1], batch[2]))
     for num, cat, to_num, to_cat, weight in zip(*columns, strict=True):
         with accelerator.accumulate(network):
-            loss = network(Rows(num, cat), Rows(to_num, to_cat), weight).mean()
+            loss = _losses(model, network, (Rows(num, cat), Rows(to_num, to_cat), weight)).mean()
             accelerator.backward(loss)
             if accelerator.sync_gradients:
                 accelerator.clip_grad_norm_(network.parameters(), clip)
@@ -267,7 +277,7 @@ def _validate(model: Backbone, batch: Batch) -> float:
     model.eval()
     factual, counterfactual, cost_weight = batch
     blocks = torch.arange(factual.batch_size, device=cost_weight.device).split(1024)
-    losses = [model(factual.take(at), counterfactual.take(at), cost_weight[at]) for at in blocks]
+    losses = [_losses(model, model, (factual.take(at), counterfactual.take(at), cost_weight[at])) for at in blocks]
     model.train(was_training)
     return torch.cat(losses).mean().item()
 

@@ -176,7 +176,7 @@ CALLS: list[tuple[dict[str, Any], str]] = [
     *(({"confidence": value}, "confidence must") for value in (0.4, 1.0, "high", None, float("nan"))),
     *(({"cost_weight": value}, "cost_weight must") for value in (0, -1, "5", float("inf"), 1e39, 1e300, 1e-46)),
     *(({"temperature": value}, "temperature must") for value in (0, "cold", float("nan"), 1e39, 1e-46)),
-    ({"seed": 1.5}, "seed must"),
+    *(({"seed": value}, "^seed must") for value in (1.5, -5, 2**63, 2**64, True)),
     ({"select": "luckiest"}, "unknown selection 'luckiest'; known are: cheapest, confident"),
     ({"select": ["score"]}, r"unknown selection \['score'\]; known are: cheapest, confident"),
     ({"progress": 3}, "progress must be a function or None, got 3"),
@@ -198,6 +198,13 @@ def test_a_wrong_call_is_named(
 def test_numpy_numbers_are_numbers(fitted: RecourseGenerator, denied: pd.DataFrame) -> None:
     options = {"n": np.int64(1), "candidates": np.int32(4), "confidence": np.float32(0.5), "seed": np.uint8(3)}
     assert len(fitted.generate(denied.iloc[:2], **options).report) == 2
+    few, same = (fitted.generate(denied.iloc[:2], candidates=kind(100)).report for kind in (np.int8, int))
+    pd.testing.assert_frame_equal(few, same)
+
+
+def test_resume_is_true_or_false(table: Table, classifier: Pipeline, small: dict[str, Any], tmp_path: Any) -> None:
+    with pytest.raises(ValueError, match="resume must be true or false, got 'no'"):
+        RecourseGenerator(**small).fit(*table, classifier=classifier, folder=tmp_path, resume="no")
 
 
 def test_an_unfitted_generator_says_so(small: dict[str, Any], denied: pd.DataFrame, tmp_path: Any) -> None:

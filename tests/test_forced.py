@@ -74,6 +74,18 @@ def test_who_stands_outside_and_may_not_move_is_infeasible(
     assert (report["forced"] == "").all()
 
 
+def test_who_may_change_nothing_is_infeasible_and_told(fitted: RecourseGenerator, people: pd.DataFrame) -> None:
+    every = [*people]
+    report = answers(fitted, people, immutable=every).report
+    assert (report["status"] == "infeasible").all()
+    assert (report["reason"] == "the constraints let no column change").all()
+    assert (report["candidates"] == 0).all()
+    # One by one: who has the best job already may keep it only, as others may not.
+    mixed = people.assign(job=["none", "full"] * 5)
+    report = answers(fitted, mixed, immutable=every[:3] + every[4:], allowed={"job": {"none": ["none", "part"]}}).report
+    assert (report["status"] == "infeasible").tolist() == [False, True] * 5
+
+
 def test_values_beyond_the_training_range_may_stay_unless_a_rule_says_otherwise(
     fitted: RecourseGenerator, people: pd.DataFrame
 ) -> None:

@@ -49,6 +49,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "recourse_gen.cost",
         "recourse_gen.registry",
     ),
+    ("recourse_gen.contract",),
     ("recourse_gen.backbone", "recourse_gen.deadline"),
     ("recourse_gen.noise", "recourse_gen.feasible", "recourse_gen.narrowing", "recourse_gen.groups"),
     ("recourse_gen.rows", "recourse_gen.panel", "recourse_gen.estimators", "recourse_gen.budget"),

@@ -38,9 +38,11 @@ def test_an_unknown_name_lists_what_exists(registered):
 
 def test_two_targets_of_one_name_collide(registered):
     registered(("ar", AR), ("ar", "other.package:Backbone"), ("flow", AR))
-    for look in (registry.names, lambda: registry.load("ar"), lambda: registry.load("flow")):
+    for look in (registry.load, registry.origin):
         with pytest.raises(ValueError, match=r"two installed packages register the backbone 'ar': backbones.ar.* and"):
-            look()
+            look("ar")
+    assert registry.names() == ["ar", "flow"]
+    assert registry.load("flow").__name__ == "AutoregressiveBackbone"  # what others share is nobody else's harm
 
 
 def test_one_target_listed_twice_is_no_collision(registered):
@@ -53,6 +55,16 @@ def test_a_target_that_is_no_backbone_is_refused(registered, target):
     registered(("odd", target))
     with pytest.raises(ValueError, match=f"the entry point 'odd' .{target}. is not a recourse_gen.backbone.Backbone"):
         registry.load("odd")
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [("backbones.ar:Missing", "has no attribute 'Missing'"), ("no_such_package:Backbone", "No module named")],
+)
+def test_a_target_that_is_missing_is_named(registered, target, reason):
+    registered(("gone", target))
+    with pytest.raises(ValueError, match=f"^the entry point 'gone' .{target}. cannot be loaded: .*{reason}"):
+        registry.load("gone")
 
 
 def test_the_interface_is_abstract():

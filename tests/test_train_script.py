@@ -201,6 +201,7 @@ def here(
 
 WRONG: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "backbone": (("backbone=vae",), ("backbone/vae", "ar")),
+    "name of a backbone of another package": (("backbone=plugin",), ("backbone.name=NAME",)),
     "data set": (("data=mars",), ("data/mars", "heloc", "csv", "moons")),
     "option": (("training.epochs=3",), ("'training.epochs'", "known are: steps, minutes")),
     "option of the chosen data set": (("data=csv", "data.file=a.csv"), ("'data.file'", "path", "target_class")),

@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,23 @@ def test_nothing_global_changes(pairs: PairSupervision, name: str) -> None:
     training.fit(model, pairs, options=TrainingOptions(**{**SHORT, "steps": 3}), seed=0)
     assert torch.equal(torch.random.get_rng_state(), torch_state)
     assert all(np.array_equal(a, b) for a, b in zip(np.random.get_state(), numpy_state, strict=True))  # noqa: NPY002
+
+
+def test_two_threads_train_as_one_after_the_other() -> None:
+    """PyTorch's random state is common to all threads, and losses draw from it."""
+    pairs, cls = trainings.small_pairs(), registry.load("flow")
+    options = TrainingOptions(**{**trainings.SHORT, "steps": 20})
+
+    def fit(seed: int) -> Backbone:
+        model = registry.build(cls, pairs.transform.schema, trainings.TINY["flow"], seed)
+        training.fit(model, pairs, options=options, seed=seed)
+        return model
+
+    alone, before = [fit(seed) for seed in range(3)], torch.get_rng_state()
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(fit, range(3)))
+    assert all(map(same, alone, together))
+    assert torch.get_rng_state().equal(before)
 
 
 def test_held_out_factuals_are_not_trained_on(pairs: PairSupervision) -> None:

@@ -70,4 +70,5 @@ def the_loss_falls_on_eight_rows(subject: Subject) -> None:
                 if after < before - 0.25 * abs(before):
                     break
             else:
-                require(False, f"300 steps on eight {sort} pairs took the loss from {before:.3f} to {after:.3f} only")
+                told = f"300 steps on eight {sort} pairs took the loss from {before:.3f} to {after:.3f} only"
+                require(False, f"{told}; it has to fall by at least a quarter")
