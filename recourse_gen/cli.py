@@ -202,9 +202,12 @@ def evaluate(given: argparse.Namespace) -> None:
 def backbones(given: argparse.Namespace) -> None:
     """Names, where they come from, the first line of what they say of themselves, and their options."""
     for name in registry.names():
-        _say(f"{name}: {registry.origin(name)}")
         try:
+            _say(f"{name}: {registry.origin(name)}")
             backbone = registry.load(name)
+        except ValueError as error:
+            _say(f"    cannot be used: {' '.join(str(error).split())}")
+            continue
         except Exception as error:  # a plug-in may fail in any way, and the others are still there
             _say(f"    cannot be imported: {type(error).__name__}: {' '.join(str(error).split())}")
             continue

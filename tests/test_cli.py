@@ -289,14 +289,15 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_backbones_are_listed_even_beside_a_broken_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    entries = {**registry._entries(), "broken": EntryPoint("broken", "no_such_module:Nothing", registry.GROUP)}
-    monkeypatch.setattr(registry, "_entries", lambda: entries)
+    bad = [("broken", "no_such_module:Nothing"), ("twice", "one:Backbone"), ("twice", "two:Backbone")]
+    entries = [*registry.entry_points(group=registry.GROUP), *(EntryPoint(*pair, registry.GROUP) for pair in bad)]
+    monkeypatch.setattr(registry, "entry_points", lambda group: entries)
     assert command("backbones") == 0
     told = capsys.readouterr().out
-    for name in registry.names():
-        assert f"{name}: {entries[name].value}" in told
+    for entry in entries[:-2]:
+        assert f"{entry.name}: {entry.value}" in told
     assert "Draws from Q" in told and "source='factual'" in told
-    assert "cannot be imported: ModuleNotFoundError" in told
+    assert "Nothing) cannot be loaded: No module" in told and "'twice': one:Backbone and two:Backbone" in told
 
 
 def test_the_installed_script_runs(run: Path, here: Path) -> None:
