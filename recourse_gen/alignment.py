@@ -194,6 +194,8 @@ def _overlapping(index: pd.Index) -> bool:
 
 def _lost(index: pd.Index) -> np.ndarray:
     """Bool ``(B,)``: labels that are others in an index of (label, rank): None among objects becomes NaN there."""
+    if index.dtype != object:
+        return np.zeros(len(index), dtype=bool)
     # Two ranks, as many people and pandas would take the one index for the other without a look at None.
     kept = pd.MultiIndex.from_product([index, range(2)]).get_level_values(0)
     return index.get_indexer(kept)[::2] != np.arange(len(index))
