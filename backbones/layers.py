@@ -19,10 +19,15 @@ class Kept:
 
     With gradients enabled nothing is kept: training computes it at every step. Nor is what autocast makes imprecise. A
     copy begins empty.
+
+    lessons: how often anything was computed with gradients. What was kept before is computed again, as optimizers need
+    not count the changes that they make: fused ones do not.
     """
 
+    lessons = 0
+
     def __init__(self) -> None:
-        self._kept: tuple[list[tuple[Tensor, int]], Any] = ([], None)
+        self._kept: tuple[int, list[tuple[Tensor, int]], Any] = (0, [], None)
 
     def __deepcopy__(self, memo: object) -> Kept:
         return Kept()
@@ -32,18 +37,20 @@ class Kept:
 
     def __call__(self, compute: Callable[[], Any], *weights: Tensor) -> Any:
         """`compute()`, or what it was when it was last asked for with these weights."""
+        if torch.is_grad_enabled():
+            Kept.lessons += 1
         # Weights that were made in inference mode do not count their changes.
         fleeting = torch.is_grad_enabled() or torch.is_autocast_enabled(weights[0].device.type)
         if fleeting or any(weight.is_inference() for weight in weights):
             return compute()
-        known, value = self._kept
-        if len(known) != len(weights) or any(
+        lesson, known, value = self._kept
+        if (lesson, len(known)) != (Kept.lessons, len(weights)) or any(
             weight.data_ptr() != seen.data_ptr() or weight._version != version
             for weight, (seen, version) in zip(weights, known, strict=True)
         ):
             value = compute()
             # The detached tensors hold on to the memory, so that no other weight can come to lie there.
-            self._kept = [(weight.detach(), weight._version) for weight in weights], value
+            self._kept = Kept.lessons, [(weight.detach(), weight._version) for weight in weights], value
         return value
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backbones.layers import Kept
 from recourse_gen.constraints import Feasible
 from recourse_gen.noise import Noise
 from recourse_gen.rows import Rows
@@ -29,13 +30,13 @@ class Replay:
     """The calls of one model's sampler, by kind. On a CPU, and for rules that tie columns, these are plain calls.
 
     People are filled up to one of few sizes, so that kinds are few: the last one is asked about several times. The
-    first call of a kind is plain, the second is recorded. Weights that have changed make all recordings void. A copy
-    begins empty.
+    first call of a kind is plain, the second is recorded. Weights that have changed, or may have (`Kept.lessons`), make
+    all recordings void. A copy begins empty.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._weights: list[tuple[int, int]] = []
+        self._weights: tuple[int, list[tuple[int, int]]] = 0, []
         self._known: OrderedDict[tuple[Any, ...], Recording | None] = OrderedDict()
 
     def __deepcopy__(self, memo: object) -> Replay:
@@ -97,7 +98,7 @@ class Replay:
 
     def _came_before(self, kind: tuple[Any, ...], weights: list[Tensor]) -> bool:
         """Whether there was such a call with these weights; from now on there was."""
-        these = [(part.data_ptr(), part._version) for part in weights]
+        these = Kept.lessons, [(part.data_ptr(), part._version) for part in weights]
         if these != self._weights:
             self._weights = these
             self._known.clear()

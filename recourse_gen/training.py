@@ -254,6 +254,8 @@ def _warm_average(decay: float) -> Callable[..., None]:
     def update(averages: Any, currents: Any, count: Any) -> None:
         warm = min(decay, (1.0 + float(count)) / (10.0 + float(count)))
         torch._foreach_lerp_(averages, currents, 1.0 - warm)
+        # On a GPU that changes them without a word to autograd, which modules ask whether weights are still the same.
+        torch.autograd.graph.increment_version(averages)
 
     return update
 

@@ -1,6 +1,7 @@
 """Generators whose law is known, without training."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,12 @@ class Stub(Backbone):
 
     def sample(self, factual: Rows, **options: Any) -> Rows:
         return self.draw(factual, **options)
+
+
+def on_cpu(generator: RecourseGenerator) -> Backbone:
+    """The generator's backbone, where a `Stub`, which has no tensors, is asked."""
+    assert generator.model is not None
+    return deepcopy(generator.model).cpu()
 
 
 def in_place_of(generator: RecourseGenerator, draw: Sample) -> RecourseGenerator:

@@ -61,7 +61,7 @@ def test_accumulated_halves_make_one_update_of_the_same_pairs(train: Train, tmp_
     """Steps, averages and the rate count updates, so that nothing differs but the order of sums."""
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     one = train(folder=whole, batch_size=16)
-    start = build("ar", small_pairs(), corruption=0.0)
+    start = build("ar", small_pairs(), corruption=0.0).to(training.processes().device)
     two = train(folder=halves, batch_size=8, GRADIENT_ACCUMULATION_STEPS="2")
     assert alike(one, two, 1e-4)
     assert not alike(one, start, 1e-2)

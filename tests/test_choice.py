@@ -9,7 +9,7 @@ import pytest
 from recourse_gen import Constraints, RecourseGenerator
 from recourse_gen.classifier import as_classifier
 from recourse_gen.selection import POLICIES
-from tests.stubs import in_place_of
+from tests.stubs import in_place_of, on_cpu
 
 FEW: dict[str, Any] = {"n": 4, "candidates": 32, "max_candidates": 128, "cost_weight": 5.0}
 
@@ -55,8 +55,7 @@ def test_pareto_answers_cost_more_only_where_they_are_more_probable(
 def test_where_no_answer_is_surer_than_the_cheapest_it_is_the_only_one(
     fitted: RecourseGenerator, denied: pd.DataFrame
 ) -> None:
-    assert fitted.model is not None
-    punctual = in_place_of(fitted, fitted.model.sample)
+    punctual = in_place_of(fitted, on_cpu(fitted).sample)
     punctual.classifier = as_classifier(lambda frame: np.where(frame["late"] <= 1, 0.9, 0.1))
     asked = denied[denied["late"] > 1].iloc[:20]
     report = punctual.generate(asked, select="pareto", audit=False, **FEW).report

@@ -28,7 +28,7 @@ class Plugin(Backbone):
         return self.weight.square().expand(len(cost_weight))
 
     def sample(self, factual: Rows, *, num_samples: int, noise: Any, feasible: Any = None, **options: Any) -> Rows:
-        sizes = torch.tensor([len(feature.levels) for feature in self.schema.tokens])
+        sizes = torch.tensor([len(feature.levels) for feature in self.schema.tokens], device=factual.cat.device)
         cat = (noise.uniform(num_samples, len(sizes)) * sizes).long()
         drawn = Rows(noise.uniform(num_samples, len(self.schema.numbers)), cat)
         return drawn if feasible is None else feasible.settle(self.schema, factual, drawn)
@@ -71,7 +71,7 @@ SAMPLES: dict[str, tuple[Callable[[Rows], Any], str]] = {
     "int32": (lambda d: Rows(d.num, d.cat.int()), r"cat int64 \(2, 8, 5\), got int32 \(2, 8, 5\)"),
     "float tokens": (lambda d: Rows(d.num, d.cat.float()), r"cat int64 .*got float32"),
     "float64": (lambda d: Rows(d.num.double(), d.cat), r"num float32 .*got float64"),
-    "numpy": (lambda d: Rows(d.num.numpy(), d.cat), "num float32 .*got a ndarray"),
+    "numpy": (lambda d: Rows(d.num.cpu().numpy(), d.cat), "num float32 .*got a ndarray"),
     "none": (lambda d: None, "Rows, got None"),
     "tuple": (tuple, "Rows, got a tuple"),
     "gradient": (lambda d: Rows(d.num.requires_grad_(), d.cat), "without a gradient"),

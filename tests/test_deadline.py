@@ -15,7 +15,7 @@ from recourse_gen import Constraints, Counterfactuals, RecourseGenerator
 from recourse_gen.deadline import FIRST, RESERVED, Deadline
 from recourse_gen.rows import Rows
 from recourse_gen.search import Search, SearchOptions
-from tests.stubs import Stub
+from tests.stubs import Stub, on_cpu
 
 OPTIONS: dict[str, Any] = {
     "n": 2,
@@ -52,8 +52,7 @@ def run(
     fitted: RecourseGenerator, people: pd.DataFrame, seconds: float | None, **options: Any
 ) -> tuple[Counterfactuals, float]:
     """The answers of a search in which every draft takes a second, and when it ended."""
-    clock, model = Clock(), fitted.model
-    assert model is not None
+    clock, model = Clock(), on_cpu(fitted)
 
     def draw(factual: Rows, **given: Any) -> Rows:
         clock.now += factual.batch_size * given["num_samples"]

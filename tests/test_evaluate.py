@@ -23,6 +23,10 @@ REFERENCE = pd.concat([PEOPLE.assign(income=[20.0, 30.0, 40.0, 50.0])] * 5, igno
 SCHEMA = Schema.infer(pd.concat([PEOPLE, REFERENCE]))
 
 
+def huge(frame):
+    return pd.Series([10**400] * 4, frame.index, dtype=object)
+
+
 def by_income(frame):
     assert not frame.isna().any(axis=None), "a classifier must never see a missing answer"
     assert list(frame.columns[: len(PEOPLE.columns)]) == list(PEOPLE.columns)
@@ -148,7 +152,7 @@ def test_classifier_may_name_its_favourable_class():
         (lambda a: a, {"schema": None}, "needs schema= or reference="),
         (lambda a: a, {"schema": {"age": 1}}, "schema must be a Schema, got dict"),
         (lambda a: a.assign(age=40 + 1j), {}, "'age' of the counterfactuals holds .40.1j. among its numbers"),
-        (lambda a: a.assign(age=[10**400] * 4), {}, "'age' of the counterfactuals holds a number that is too large"),
+        (lambda a: a.assign(age=huge), {}, "'age' of the counterfactuals holds a number that is too large"),
         (lambda a: a.assign(job=[{}] * 4), {}, "'job' of the counterfactuals holds a value that is no category"),
         (lambda a: a, {"reference": REFERENCE.drop(columns="age")}, "'age' is missing from the reference"),
         (lambda a: a, {"reference": REFERENCE[:1]}, "at least two reference rows"),
@@ -199,7 +203,7 @@ def test_large_whole_numbers_in_text_are_read_exactly():
         ({"age": "40"}, r"must hold numbers \(int64\), got '40'"),
         ({"age": pd.Categorical([20] * 4)}, r"must hold numbers \(int64\), got dtype category"),
         ({"age": 40 + 1j}, r"must hold numbers \(int64\), got \(40\+1j\)"),
-        ({"age": [10**400] * 4}, "holds a number that is too large"),
+        ({"age": huge}, "holds a number that is too large"),
         ({"age": pd.Series([20, np.inf, 1, 1], dtype=object).to_numpy()}, "holds infinite"),
         ({"grade": 1}, "holds 1, a category that the schema lacks; known are '1', '2'"),
         ({"owner": "True"}, "holds 'True', a category that the schema lacks; known are False, True"),

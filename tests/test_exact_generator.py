@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from sklearn.pipeline import Pipeline
 
-from recourse_gen import Constraints, RecourseGenerator
+from recourse_gen import Constraints, RecourseGenerator, training
 from recourse_gen.noise import Noise
 from recourse_gen.rows import Rows
 from recourse_gen.selection import POLICIES
@@ -78,11 +78,12 @@ def test_whom_few_changes_leave_no_training_row_gets_a_part_of_one(
 def test_a_part_of_a_row_depends_on_its_number_alone(generator: RecourseGenerator, denied: pd.DataFrame) -> None:
     people, model = denied.iloc[:10], generator.model
     assert model is not None
-    rows = generator.transform.encode(people)
-    feasible = Constraints(max_changes=1).compile(generator.schema, people, rows)
+    device, rows = training.processes().device, generator.transform.encode(people)
+    feasible = Constraints(max_changes=1).compile(generator.schema, people, rows).to(device)
+    rows = rows.to(device)
 
     def drawn(count: int, first: int) -> Rows:
-        noise, weight = Noise.of(rows, 0, first_sample=first), torch.full((10,), 5.0)
+        noise, weight = Noise.of(rows, 0, first_sample=first), torch.full((10,), 5.0, device=device)
         return model.sample(rows, num_samples=count, cost_weight=weight, feasible=feasible, noise=noise)
 
     whole, parts = drawn(12, 0), [drawn(5, 0), drawn(7, 5)]

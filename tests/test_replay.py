@@ -185,6 +185,24 @@ def test_what_makes_another_call(
 
 
 @pytest.mark.parametrize("name", LEARNED)
+def test_steps_that_no_weight_counts_are_noticed(
+    name: str, ask: Callable[..., Question], recorded: list[replay.Recording]
+) -> None:
+    """Neither what was recorded nor what follows from the weights outlives a step of a fused optimizer."""
+    asked = ask(name)
+    before = [asked(4) for _ in range(3)][-1]
+    optimizer = torch.optim.AdamW(asked.model.parameters(), 0.1, fused=True)
+    counted = [part._version for part in asked.model.parameters()]
+    asked.model(asked.rows, asked.rows, torch.full((len(asked.rows.cat),), 5.0)).mean().backward()
+    optimizer.step()
+    assert counted == [part._version for part in asked.model.parameters()]
+    after = asked(4)
+    assert not torch.equal(before.num, after.num)
+    asked.model = copy.deepcopy(asked.model)
+    same(after, asked(4))
+
+
+@pytest.mark.parametrize("name", LEARNED)
 def test_a_stream_goes_on_after_a_replayed_call(
     name: str, ask: Callable[..., Question], recorded: list[replay.Recording], monkeypatch: Any
 ) -> None:

@@ -82,7 +82,7 @@ def test_minutes_end_a_run(pairs: PairSupervision) -> None:
 
 
 def test_training_lowers_the_validation_loss(pairs: PairSupervision) -> None:
-    before = validation_loss(build(pairs), pairs)
+    before = validation_loss(build(pairs).to(pairs.device), pairs)
     model, trained = train(pairs, steps=60, learning_rate=1e-2)
     assert validation_loss(model, pairs) < before - 0.2
     assert not model.training
