@@ -115,6 +115,11 @@ def common_schema(factuals: Any, reference: Any) -> Schema:
             raise ValueError(f"column {name!r} is {told}; give both the same values")
         if any(numbers):
             both[name] = both[name].infer_objects()
+        if both[name].nunique() == 1:
+            raise ValueError(
+                f"column {name!r} is constant in the factuals and the reference, so its changes have no unit; give a "
+                "reference in which it is not, or schema="
+            )
     return Schema.infer(both)
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -23,6 +22,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from recourse_gen.options import random_state
+from recourse_gen.outputs import OutputError, module_scores, of_class
 from recourse_gen.schema import Schema
 
 # What `fit_classifier` builds: the estimator, and the options in which it departs from scikit-learn's defaults.
@@ -118,7 +118,7 @@ class _Adapter:
     def _checked(self, frame: pd.DataFrame, rows: str) -> np.ndarray:
         try:
             scores = self._score(frame)
-        except _OutputError:
+        except OutputError:
             raise
         except Exception as error:
             cause = f"{type(error).__name__}: {error}"
@@ -151,15 +151,11 @@ class _Adapter:
         return False
 
 
-class _OutputError(ValueError):
-    """A model's output has an unusable shape or type; told apart from errors that the model itself raises."""
-
-
 def _scorer(model: Any, target_class: Any) -> Callable[[pd.DataFrame], np.ndarray]:
     if isinstance(model, type):
         raise ValueError(f"the classifier must be a fitted model, got the class {model.__name__} itself")
     if isinstance(model, torch.nn.Module):
-        return partial(_module_scores, model, target_class)
+        return partial(module_scores, model, target_class)
     if hasattr(model, "predict_proba"):
         classes = getattr(model, "classes_", None)
         position = target_class if classes is None else _class_position(classes, target_class)
@@ -174,7 +170,7 @@ def _scorer(model: Any, target_class: Any) -> Callable[[pd.DataFrame], np.ndarra
 
 
 def _called(score: Callable[[pd.DataFrame], Any], position: Any, frame: pd.DataFrame) -> np.ndarray:
-    return _column(score(frame), position)
+    return of_class(score(frame), position)
 
 
 def _class_position(classes: Any, target_class: Any) -> int:
@@ -190,61 +186,6 @@ def _class_position(classes: Any, target_class: Any) -> int:
     if target_class not in known:
         raise ValueError(f"target_class {target_class!r} is not a class of the classifier; its classes are {listed}")
     return known.index(target_class)
-
-
-def _column(scores: Any, position: Any) -> np.ndarray:
-    """Float64 ``(B,)`` of ``(B,)``, ``(B, 1)`` or the column at `position` of ``(B, L)``."""
-    if isinstance(scores, torch.Tensor):
-        scores = scores.detach().cpu().numpy()
-    try:
-        scores = np.asarray(scores, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise _OutputError(f"the classifier returned {type(scores).__name__}, not an array of numbers") from error
-    if scores.ndim == 2 and scores.shape[1] > 1:
-        return scores[:, _position(position, scores.shape[1])]
-    position = None if isinstance(position, str) else position  # a name cannot say which of two classes is meant
-    if position is not None and position not in (0, 1):
-        raise _OutputError(f"target_class must be 0 or 1 for a classifier with one output, got {position!r}")
-    scores = scores.reshape(-1) if scores.ndim == 2 else scores
-    return 1.0 - scores if position is not None and position == 0 else scores
-
-
-def _position(target_class: Any, width: int) -> int:
-    if target_class is None and width == 2:
-        return 1
-    if isinstance(target_class, (int, np.integer, np.bool_)) and 0 <= int(target_class) < width:
-        return int(target_class)
-    raise _OutputError(f"target_class must be the favourable class's position, 0 to {width - 1}, got {target_class!r}")
-
-
-def _module_scores(module: torch.nn.Module, target_class: Any, frame: pd.DataFrame) -> np.ndarray:
-    for name in frame.columns:
-        if not pd.api.types.is_numeric_dtype(frame[name].dtype):
-            raise _OutputError(
-                f"column {name!r} is not numeric ({frame[name].dtype}), which a torch module cannot take; "
-                "pass a callable that encodes the frame"
-            )
-    weight: torch.Tensor = next(module.parameters(), torch.zeros(0, dtype=torch.float32))
-    dtype = np.float64 if weight.dtype == torch.float64 else np.float32
-    with _evaluating(module), torch.no_grad():
-        logits = module(torch.tensor(frame.to_numpy(dtype=dtype), device=weight.device))
-        if not isinstance(logits, torch.Tensor) or logits.dim() not in (1, 2):
-            raise _OutputError("the torch module must return one tensor of logits, (B,), (B, 1) or (B, L)")
-        wide = logits.dim() == 2 and logits.shape[1] > 1
-        # float64 before the squashing, so that confident logits do not all round to 1.
-        return _column(logits.double().softmax(-1) if wide else logits.double().sigmoid(), target_class)
-
-
-@contextmanager
-def _evaluating(module: torch.nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards every submodule gets its own flag back (some may be frozen in eval mode)."""
-    flags = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in flags:
-            part.training = training
 
 
 def _cast(column: pd.Series, dtype: Any) -> pd.Series:

@@ -161,7 +161,7 @@ def generate(given: argparse.Namespace) -> None:
             whole.answer(partial(answer, progress=progress), given.id, given.ignore)
         told = "" if whole.process else _summary(whole.join(given.report))
     else:
-        people = _people(given, generator.schema)
+        people = _people(given, generator.schema, least=0)
         with _bar(len(people), given.quiet) as progress:
             found = answer(people, progress=progress)
         _write(found.to_frame(), given.output)
@@ -242,9 +242,9 @@ def _classifier(given: str | None) -> Any:
     return found
 
 
-def _people(given: argparse.Namespace, schema: Schema) -> pd.DataFrame:
+def _people(given: argparse.Namespace, schema: Schema, least: int = 1) -> pd.DataFrame:
     """The people of ``--input``, under their names."""
-    frame = _table(given.input, schema, given.id)
+    frame = _table(given.input, schema, given.id, least)
     return partition.named(frame, given.id, given.ignore, given.input)
 
 
@@ -263,9 +263,11 @@ def _answers(path: Path, people: pd.DataFrame, schema: Schema) -> pd.DataFrame:
     return frame.set_axis(people.index)
 
 
-def _table(path: Path, schema: Schema, names: str | None = None) -> pd.DataFrame:
+def _table(path: Path, schema: Schema, names: str | None = None, least: int = 1) -> pd.DataFrame:
     words = [f.name for f in schema.features if f.kind == "categorical" and all(isinstance(v, str) for v in f.levels)]
-    return tables.read_table(path, least=1, text=words, names=names)
+    frame = tables.read_table(path, least=least, text=words, names=names)
+    # Without rows, a CSV file does not tell the types of its columns.
+    return frame if len(frame) else frame.astype({f.name: f.storage for f in schema.features if f.name in frame})
 
 
 def _constraints(path: Path) -> Constraints:

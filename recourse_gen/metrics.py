@@ -68,8 +68,7 @@ def evaluate(
     """Measure answers that any method gave, in plain frames.
 
     factuals: the people who asked, each with a label of their own in the index; all of them count, so leave out those
-        whom the classifier favours already. Theirs, like the reference's, are the values that the schema has: see
-        `recourse_gen.alignment.check_rows`.
+        whom the classifier favours already. Values, like the reference's, are the schema's (`alignment.check_rows`).
     counterfactuals: the answers, read by `recourse_gen.alignment.align`: of `Counterfactuals`, ``best()`` or
         ``to_frame()``; of the benchmark suites, a frame with the factuals' index and NaN rows for failures; of DiCE,
         ``final_cfs_df`` of one person, or ``pd.concat(frames, keys=factuals.index)`` of several.
@@ -77,7 +76,8 @@ def evaluate(
     reference: rows that count as the plausible population, for instance training rows with a favourable outcome.
     constraints: which answers may not break, for all or one for each person, as in `RecourseGenerator.generate`.
     schema: the columns and their ranges, which are the unit of cost. None infers it from the reference and the
-        factuals together, never from the answers, so that all methods are measured in the same unit.
+        factuals, never from the answers: the same unit for all methods that are asked about the same people. Of other
+        people it is another, and so is that of a report; there, give the generator's schema.
 
     Raises ValueError for what cannot be evaluated, naming the column or the option.
     """
@@ -123,12 +123,12 @@ def answered(counterfactuals: pd.DataFrame) -> np.ndarray:
     return counterfactuals.notna().all(axis=1).to_numpy(dtype=bool)
 
 
-def validity(counterfactuals: pd.DataFrame, classifier: Any, threshold: float = 0.5) -> np.ndarray:
-    """Bool ``(B,)``, higher is better: the classifier's favourable probability exceeds `threshold` (0 to 1).
-
-    classifier: see `as_classifier`.
-    """
-    return _probability(counterfactuals, as_classifier(classifier)) > threshold
+def validity(
+    counterfactuals: pd.DataFrame, classifier: Any, threshold: float = 0.5, target_class: Any = None
+) -> np.ndarray:
+    """Bool ``(B,)``, higher is better: the probability of the favourable class exceeds `threshold` (0 to 1).
+    classifier, target_class: see `as_classifier`."""
+    return _probability(counterfactuals, as_classifier(classifier, target_class=target_class)) > threshold
 
 
 def cost(factuals: pd.DataFrame, counterfactuals: pd.DataFrame, schema: Schema) -> np.ndarray:
@@ -241,12 +241,13 @@ def diversity(counterfactuals: pd.DataFrame, schema: Schema) -> pd.Series:
     return pd.Series(np.divide(total, pairs, out=np.full(len(factuals), np.nan), where=pairs > 0), index=factuals)
 
 
-def robustness(counterfactuals: pd.DataFrame, classifiers: Sequence[Any], threshold: float = 0.5) -> np.ndarray:
-    """Float64 ``(B,)`` in 0 to 1, higher is better: share of the classifiers (see `as_classifier`) that say
-    yes; 0 without an answer."""
+def robustness(
+    counterfactuals: pd.DataFrame, classifiers: Sequence[Any], threshold: float = 0.5, target_class: Any = None
+) -> np.ndarray:
+    """Float64 ``(B,)`` in 0 to 1, higher is better: share for whom `validity` holds; 0 without an answer."""
     if not classifiers:
         raise ValueError("robustness needs at least one classifier, got none")
-    return np.mean([validity(counterfactuals, classifier, threshold) for classifier in classifiers], axis=0)
+    return np.mean([validity(counterfactuals, one, threshold, target_class) for one in classifiers], axis=0)
 
 
 def score(validity: float, plausibility: float, cost: float, d: int) -> float:

@@ -42,17 +42,23 @@ def effective(target: Callable[..., Any], given: Mapping[str, Any], *, skip: int
     return {**defaults, **given}
 
 
-def check_names(target: Callable[..., Any], group: str, given: Mapping[str, Any] | None, *, skip: int = 0) -> None:
-    """Raise ValueError, listing what exists, unless `target` takes each option by name, its first `skip` left out."""
+def as_options(group: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """`given`, None as no option. Raises ValueError unless it maps options to values."""
     if not isinstance(given, (Mapping, NoneType)):
         raise ValueError(f"{group} must map options to values, got {given!r}")
+    return dict(given or {})
+
+
+def check_names(target: Callable[..., Any], group: str, given: Mapping[str, Any] | None, *, skip: int = 0) -> None:
+    """Raise ValueError, listing what exists, unless `target` takes each option by name, its first `skip` left out."""
+    as_options(group, given)
     parameters = list(inspect.signature(target).parameters.values())
     if any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters):
         return
     known = [parameter.name for parameter in parameters[skip:]]
     for name in given or {}:
         if name not in known:
-            raise ValueError(f"unknown option {group}.{name}; known are: {', '.join(known)}")
+            raise ValueError(f"unknown option {group}.{name}; known are: {', '.join(known) or 'none'}")
 
 
 def _check_types(target: Callable[..., Any], group: str, given: Mapping[str, Any]) -> None:

@@ -21,7 +21,7 @@ from recourse_gen.constraints import Constraints
 from recourse_gen.counterfactuals import Counterfactuals
 from recourse_gen.deadline import Deadline
 from recourse_gen.hub import Shareable
-from recourse_gen.options import check_flag, check_names, check_seed, construct, effective
+from recourse_gen.options import as_options, check_flag, check_names, check_seed, construct, effective
 from recourse_gen.pairs import PairOptions, PairSupervision
 from recourse_gen.personal import one_for_all, rules_for
 from recourse_gen.processes import device_of
@@ -64,7 +64,7 @@ class RecourseGenerator(Shareable):
         self.backbone = backbone
         self.seed = int(seed)
         self.target_class = target_class
-        self.backbone_options = dict(backbone_options or {})
+        self.backbone_options = as_options("backbone_options", backbone_options)
         self.pair_options = construct(PairOptions, "pairs", pairs)
         self.training_options = construct(TrainingOptions, "training", training)
         check_names(Auditor, "audit", audit, skip=1)
@@ -187,8 +187,8 @@ class RecourseGenerator(Shareable):
         then those that differ most (`selection.apart`); ``pareto`` those to which there is no cheaper alternative that
         is as probable, in order of cost (`selection.along_front`): there may be fewer than `n`. confidence: least
         probability (0.5 to 1) of the favourable class. audit: ask the auditor. sparsify: put changes back, wholly or in
-        part, where that makes an answer better by `select` (for ``diverse`` and ``pareto``, by ``cheapest``); a changed
-        column then counts as much as 12 % of a column's range.
+        part, where that makes an answer better by `select` (for ``diverse`` and ``pareto``, by ``cheapest``); for
+        ``score``, a changed column then counts as much as 12 % of a column's range.
         constraints: replace those given to `fit`: one for all, or one for each person, as a mapping from the index
         labels of `X` or a Series with these labels. cost_weight: λ, higher stays closer; None takes 20, or the nearest
         λ that the backbone was trained on. temperature: 1 is the learned law, below 1 sharpens it, above 1 blends what

@@ -22,7 +22,7 @@ Keys = tuple[np.ndarray, ...]
 class Pool:
     """S scored candidates for each of B factuals. All arrays are ``(B, S)``; rows are ``(B, S, ·)``.
 
-    probability: the classifier's. cost: recourse cost. burden: the cost, and what is added for every changed column
+    probability: the classifier's. cost: recourse cost. burden: the cost, and what `score` adds for every changed column
     where few changes are asked for. valid: obeys the constraints, the classifier says yes with the
     confidence asked for, and no earlier candidate is the same. consensus, plausibility: the auditor's opinions, NaN
     where it was not asked. expected: see `Auditor.expected`, 0 where it was not asked.
@@ -107,8 +107,8 @@ def score(pool: Pool) -> Keys:
 
 
 def cheapest(pool: Pool) -> Keys:
-    """Least burden among accepted candidates; where those run out, those of which the auditor expects most."""
-    return ~pool.accepted, np.where(pool.accepted, pool.burden, -pool.expected)
+    """Least cost among accepted candidates; where those run out, those of which the auditor expects most."""
+    return ~pool.accepted, np.where(pool.accepted, pool.cost, -pool.expected)
 
 
 def confident(pool: Pool) -> Keys:

@@ -141,6 +141,7 @@ def test_rules_that_leave_nobody_a_partner(table: Table, classifier: Pipeline, s
 
 OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"backbone": "transformer"}, "unknown backbone 'transformer'; registered are: .*ar"),
+    ({"backbone_options": 3}, "backbone_options must map options to values, got 3"),
     ({"backbone_options": {"wdth": 3}}, "unknown option backbone.wdth; known are: .*width"),
     ({"backbone_options": {"width": "wide"}}, "backbone.width must be a whole number, got 'wide'"),
     ({"pairs": {"topk": 3}}, "unknown option pairs.topk; known are: top_k, gamma"),

@@ -1,6 +1,7 @@
 """Fit and generate with models of other libraries, on raw frames and with whatever labels they were given."""
 
 import pickle
+import warnings
 from typing import Any
 
 import numpy as np
@@ -116,6 +117,18 @@ def test_torch_modules_see_numbers_and_booleans(outputs: int, favourable: int | 
     logits = module(torch.tensor(frame.to_numpy(dtype=np.float32)))
     assert ((logits > 0) if outputs == 1 else logits.argmax(1) == 1).all()
     assert frame.dtypes.equals(numbers.dtypes)
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_a_torch_module_that_returns_probabilities_is_noticed(outputs: int) -> None:
+    numbers = X[["income", "late", "owner"]]
+    squashed = torch.nn.Sequential(Net(outputs), torch.nn.Sigmoid() if outputs == 1 else torch.nn.Softmax(-1))
+    classifier = as_classifier(squashed, target_class=None if outputs == 1 else 1)
+    with pytest.warns(UserWarning, match=r"all \d+ outputs of the torch module lie in \[0, 1\].*taken for logits"):
+        classifier.probability(numbers)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        as_classifier(Net(outputs), target_class=None if outputs == 1 else 1).probability(numbers)
 
 
 def test_every_call_is_about_the_columns_and_dtypes_of_the_training() -> None:

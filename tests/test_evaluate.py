@@ -150,6 +150,11 @@ def test_classifier_may_name_its_favourable_class():
         (lambda a: pd.concat([a, a[["job"]]], axis=1), {}, "'job' is repeated in the counterfactuals"),
         (lambda a: None, {}, "counterfactuals must be a pandas DataFrame, got NoneType"),
         (lambda a: a, {"schema": None}, "needs schema= or reference="),
+        (
+            lambda a: a,
+            {"schema": None, "reference": REFERENCE.assign(age=40), "people": PEOPLE.assign(age=40)},
+            "column 'age' is constant in the factuals and the reference",
+        ),
         (lambda a: a, {"schema": {"age": 1}}, "schema must be a Schema, got dict"),
         (lambda a: a.assign(age=40 + 1j), {}, "'age' of the counterfactuals holds .40.1j. among its numbers"),
         (lambda a: a.assign(age=huge), {}, "'age' of the counterfactuals holds a number that is too large"),

@@ -53,7 +53,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("recourse_gen.backbone", "recourse_gen.deadline"),
     ("recourse_gen.noise", "recourse_gen.feasible", "recourse_gen.narrowing", "recourse_gen.groups"),
     ("recourse_gen.rows", "recourse_gen.panel", "recourse_gen.estimators", "recourse_gen.budget"),
-    ("recourse_gen.lock",),
+    ("recourse_gen.lock", "recourse_gen.outputs"),
     ("recourse_gen.schema", "recourse_gen.outliers", "recourse_gen.votes", "recourse_gen.files", "recourse_gen.share"),
     ("recourse_gen.options", "recourse_gen.dtypes", "recourse_gen.processes", "recourse_gen.workers"),
 )

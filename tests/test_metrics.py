@@ -150,6 +150,19 @@ def test_classifiers_may_be_models_as_they_come():
     assert metrics.robustness(after, [by_income, ByIncome(45.0)]).tolist() == [0.5, 0, 0.5, 0.5]
 
 
+def test_classifiers_whose_classes_have_names() -> None:
+    class Named(ByIncome):
+        classes_ = ("yes", "no")
+
+        def predict_proba(self, frame: pd.DataFrame) -> np.ndarray:
+            yes = self.probability(frame)
+            return np.stack([yes, 1 - yes], 1)
+
+    after = pd.DataFrame({"income": [70.0, 20.0]})
+    assert metrics.validity(after, Named(), target_class="yes").tolist() == [True, False]
+    assert metrics.robustness(after, [Named(), Named()], target_class="no").tolist() == [0, 1]
+
+
 def test_constraints_of_violations_may_be_those_of_each_person():
     free, strict = Constraints(), Constraints(immutable=["age"])
     before, after = TRAIN.iloc[[0, 1, 1]], TRAIN.assign(age=25).iloc[[0, 1, 1]]

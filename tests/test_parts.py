@@ -77,6 +77,16 @@ def same(name: str) -> None:
         pd.testing.assert_frame_equal(pd.read_parquet(f"{name}{kind}.parquet"), pd.read_parquet(f"due{kind}.parquet"))
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_nobody_is_answered_with_empty_tables(run: Path, here: Path, kind: str) -> None:
+    nobody, source = pd.read_parquet("one.parquet").iloc[:0], f"nobody.{kind}"
+    nobody.to_csv(source, index=False) if kind == "csv" else nobody.to_parquet(source, index=False)
+    assert command(*asked(run, source, "found")) == 0
+    found, report = pd.read_parquet("found.parquet"), pd.read_parquet("found-report.parquet")
+    assert len(found) == len(report) == 0
+    assert set(found.columns) == set(nobody.columns) - {"person"} | {"factual", "rank"}
+
+
 def test_groups_give_the_rows_of_one_table(run: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(*asked(run, "one.parquet", "due")) == 0
     due = capsys.readouterr().err

@@ -67,11 +67,11 @@ def test_score_weighs_what_is_expected_against_the_burden_per_column(pool, n):
 
 @quick
 @given(pools, st.integers(1, 10))
-def test_cheapest_is_the_least_burden_of_the_accepted_then_what_most_is_expected_of(pool, n):
+def test_cheapest_is_the_least_cost_of_the_accepted_then_what_most_is_expected_of(pool, n):
     chosen = selection.policy("cheapest").choose(pool, n, COST)
     assert chosen.shape == (len(pool.cost), n)
     for b, row in enumerate(chosen):
-        price = [pool.burden[b, s] if pool.accepted[b, s] else -pool.expected[b, s] for s in range(pool.cost.shape[1])]
+        price = [pool.cost[b, s] if pool.accepted[b, s] else -pool.expected[b, s] for s in range(pool.cost.shape[1])]
         assert row.tolist() == best(pool, b, n, lambda s, b=b, price=price: (not pool.accepted[b, s], price[s]))
 
 
