@@ -21,6 +21,7 @@ from recourse_gen.workers import alone
 FILE = "auditor.skops"
 _OWN = ("weight", "distance", "density")  # of each critic; their rows are the same
 VERSION = 5
+SHARED = 0.95  # how likely somebody else agrees with a consensus that reaches the threshold
 
 
 class Auditor:
@@ -32,7 +33,9 @@ class Auditor:
 
     schema: columns, in unweighted cost coordinates.
     consensus_threshold: least mean probability that `accepts` asks for, on the scale where both classes weigh the
-        same. None takes the median over the favourable training rows, so that noisy labels do not ask the impossible.
+        same. None takes that from which on models fitted to other people would favour a row too with a probability of
+        95 %; at least 0.5, and at most the median over the favourable training rows, so that noisy labels do not ask
+        the impossible.
     plausibility_threshold: least plausibility that `accepts` asks for. 0 is the critic's own border of an inlier; the
         default leaves a margin, because a critic that saw other rows draws that border elsewhere.
     n_neighbors: neighbours of the critic; capped to what few rows allow.
@@ -86,7 +89,8 @@ class Auditor:
         approved = np.ones(len(target), dtype=bool) if approved is None else np.asarray(approved, dtype=bool)
         self._agreement = Agreement.fit(features, target, approved, seed=seed, **options)
         if self.consensus_threshold is None:
-            self.consensus_threshold = float(np.median(self._panel.consensus(features[target == 1])))
+            usual = float(np.median(self._panel.consensus(features[target == 1])))
+            self.consensus_threshold = min(usual, max(0.5, self._agreement.consensus(SHARED)))
         return self
 
     def consensus(self, rows: Rows) -> np.ndarray:

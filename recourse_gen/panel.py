@@ -114,6 +114,12 @@ class Curve:
         short = np.minimum(opinion - self.lowest, 0.0)
         return expit(self.slope * (opinion - short) + self.below * short + self.intercept)
 
+    def reaches(self, probability: float) -> float:
+        """The opinion at which it says `probability`, in (0, 1)."""
+        due = float(logit(probability)) - self.intercept
+        opinion = due / self.slope
+        return opinion if opinion >= self.lowest else self.lowest + (due - self.slope * self.lowest) / self.below
+
     @classmethod
     def fit(cls, opinion: np.ndarray, shared: np.ndarray, default: Curve) -> Curve:
         """Logistic regression of ``shared`` (0 or 1) on opinions, both ``(B,)``.
@@ -144,6 +150,10 @@ class Agreement:
     def expected(self, consensus: np.ndarray, plausibility: np.ndarray) -> np.ndarray:
         """Float64 in [0, 2], in the shape of the inputs: the sum of both probabilities."""
         return self.favoured(_log_odds(consensus)) + self.inlier(np.maximum(plausibility, _FARTHEST))
+
+    def consensus(self, probability: float) -> float:
+        """The consensus from which on somebody else's is favourable with that probability."""
+        return float(expit(self.favoured.reaches(probability)))
 
     @classmethod
     def fit(cls, features: np.ndarray, target: np.ndarray, approved: np.ndarray, *, seed: int, **options: Any) -> Self:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import skops.io
 import torch
-from scipy.special import expit
+from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
 from recourse_gen.audit import FILE, VERSION, Auditor
@@ -66,6 +66,20 @@ def test_the_base_rate_does_not_show(transform: TableTransform) -> None:
     favourable = (np.arange(len(frame)) % 10 == 0).astype(int)
     auditor = Auditor(transform.schema, n_estimators=5).fit(transform.encode(frame), favourable, seed=0)
     assert 0.35 < auditor.consensus(transform.encode(table(1000, seed=8)[0])).mean() < 0.65
+
+
+def test_consensus_is_accepted_where_others_share_it(transform: TableTransform) -> None:
+    """From 95 % on, but no more is asked for than half of the favourable rows have; noise leaves only the latter."""
+    frame, target = table()
+    rows, noise = transform.encode(frame), np.random.default_rng(0).permutation(target)
+    clear, unclear = (
+        Auditor(transform.schema, n_estimators=20).fit(rows, labels, seed=0) for labels in (target, noise)
+    )
+    usual = [np.median(each.consensus(rows)[labels == 1]) for each, labels in ((clear, target), (unclear, noise))]
+    threshold = clear.consensus_threshold
+    assert threshold is not None and 0.5 <= threshold < usual[0]
+    assert threshold == 0.5 or clear._agreement.favoured(logit(threshold)) == pytest.approx(0.95)
+    assert unclear.consensus_threshold == pytest.approx(usual[1])
 
 
 def test_the_centre_is_plausible_and_a_far_row_is_not(fitted: Auditor, transform: TableTransform) -> None:

@@ -38,6 +38,12 @@ def only(count: int, size: int) -> np.ndarray:
     return flags
 
 
+@pytest.mark.parametrize("curve", [Curve(2.0, 0.5), Curve(0.7, -3.0, lowest=1.0, below=4.0)])
+@pytest.mark.parametrize("probability", [0.001, 0.05, 0.5, 0.95, 0.999])
+def test_a_curve_is_read_backwards(curve: Curve, probability: float) -> None:
+    assert curve(np.array(curve.reaches(probability))) == pytest.approx(probability)
+
+
 def test_no_rows_no_opinions() -> None:
     panel = Panel.fit(*people(60), seed=0, **SMALL)
     for opinion in (panel.consensus(np.zeros((0, 2))), panel.plausibility(np.zeros((0, 2)))):
