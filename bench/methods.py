@@ -23,6 +23,7 @@ QUICK = {  # training steps that fit all methods into minutes; those of the publ
     "diffusion": 800,
     PAPER: 30,
 }
+QUICK_OPTIONS: dict[str, dict[str, Any]] = {"dice": {"iterations": 50}}  # of baselines; by default 500, for each person
 CONFIDENCES = (0.6, 0.7, 0.8, 0.9)  # least probabilities of the classifier, beside the default: the frontier
 POINT = ("cost", "validity_judge", "plausibility", "score", "found", "retrained", "second_critic")
 SEVERAL = 3  # answers per person, whose diversity is measured
@@ -40,8 +41,8 @@ def settings(method: str, *, quick: bool) -> list[str]:
     return [*VARIANTS.get(method, ()), *steps]
 
 
-def cell(method: str, trial: Trial, config: dict[str, Any]) -> dict[str, Any]:
-    """Fit one method in one world and measure it. config: of train.py, for ours.
+def cell(method: str, trial: Trial, config: dict[str, Any], *, quick: bool = False) -> dict[str, Any]:
+    """Fit one method in one world and measure it. config: of train.py, for ours. quick: baselines with `QUICK_OPTIONS`.
 
     Beside what `Trial.measure` says: ``fit_seconds`` and ``seconds_per_factual`` (of answering), ``frontier`` (measures
     at several confidences, one without the dial), and for ours the fidelity to Q and ``diversity`` (mean cost between
@@ -52,7 +53,9 @@ def cell(method: str, trial: Trial, config: dict[str, Any]) -> dict[str, Any]:
         return _alone(trial.measure(trial.nearest))
     if method == CEILING:
         return _ceiling(trial)
-    return _ours(trial, config) if method in OURS else _baseline(method, trial)
+    if method in OURS:
+        return _ours(trial, config)
+    return _baseline(method, trial, QUICK_OPTIONS.get(method, {}) if quick else {})
 
 
 def _ours(trial: Trial, config: dict[str, Any]) -> dict[str, Any]:
@@ -89,11 +92,11 @@ def _ceiling(trial: Trial) -> dict[str, Any]:
         return {"refused": str(error), "retry": False}
 
 
-def _baseline(name: str, trial: Trial) -> dict[str, Any]:
+def _baseline(name: str, trial: Trial, options: dict[str, Any]) -> dict[str, Any]:
     people = trial.given.denied
     started = time.perf_counter()
     try:
-        method = baselines.load(name)(seed=trial.config["seed"]).fit(trial.given)
+        method = baselines.load(name)(seed=trial.config["seed"], **options).fit(trial.given)
     except ValueError as error:
         return {"refused": str(error), "retry": isinstance(error.__cause__, ImportError)}
     fitted = time.perf_counter()

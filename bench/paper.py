@@ -68,7 +68,7 @@ def of_world(
         chosen = [*methods.settings(cell["method"], quick=arguments.quick), *arguments.set]
         if "minutes" in cell:
             chosen += [f"training.minutes={cell['minutes']}", "training.steps=1000000000"]
-        measured = methods.cell(cell["method"], trial, configure([*world, *chosen]))
+        measured = methods.cell(cell["method"], trial, configure([*world, *chosen]), quick=arguments.quick)
         shared = {"d": len(trial.given.schema.features), "threads": torch.get_num_threads()}
         yield {**cell, **shared, **measured}
 

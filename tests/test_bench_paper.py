@@ -83,7 +83,7 @@ def test_small_comparison_from_the_command_to_the_page(
 def test_a_crash_loses_one_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def measured(method: str, *_: object) -> dict[str, object]:
+    def measured(method: str, *_: object, **__: object) -> dict[str, object]:
         asked.append(method)
         if asked == ["exact", "flow"]:
             raise KeyboardInterrupt
@@ -102,7 +102,7 @@ def test_a_crash_loses_one_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_more_minutes_are_for_the_published_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained: dict[str, object] = {}
 
-    def measured(method: str, _: object, config: dict[str, dict[str, object]]) -> dict[str, object]:
+    def measured(method: str, _: object, config: dict[str, dict[str, object]], **__: object) -> dict[str, object]:
         trained[method] = config["training"]["minutes"], config["training"]["steps"]
         return {"refused": "for the sake of the example"}
 
@@ -176,7 +176,7 @@ def test_cells_of_different_protocols_share_no_table() -> None:
 
 def test_a_method_whose_package_was_missing_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([{"refused": "pip install it", "retry": True}, {"refused": "no gradient", "retry": False}])
-    monkeypatch.setattr(methods, "cell", lambda *_: next(answers))
+    monkeypatch.setattr(methods, "cell", lambda *_, **__: next(answers))
     out, written = tmp_path / "paper.jsonl", tmp_path / "paper.md"
     command = ["--data", "moons", "--seeds", "0", "--factuals", "5", "--methods", "exact", "--out", str(out)]
     command += ["--page", str(written), "--set", "threads=1", "classifier=logistic", "data.n_rows=300"]
@@ -223,4 +223,5 @@ def test_options_that_are_not_given_are_those_of_the_paper_or_quick() -> None:
     assert (full.data, full.seeds, full.factuals) == (list(DATA), [0, 1, 2], 200)
     assert (quick.data, quick.seeds, quick.factuals) == (["compas"], [0], 50)
     assert full.methods == quick.methods == methods.names()
+    assert set(methods.QUICK_OPTIONS) <= set(methods.names())
     assert json.dumps(methods.settings("flow", quick=True)) != json.dumps(methods.settings("flow", quick=False))
