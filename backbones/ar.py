@@ -46,6 +46,9 @@ class AutoregressiveBackbone(Backbone):
         paper's).
     bins, spacing: how a continuous column is cut: ``quantile`` bins with a uniform draw inside, or a ``uniform`` grid
         of values from which one is emitted (the paper's).
+    bin_vectors: each bin of a continuous column is read as a free vector beside a smooth function of its value; without
+        it, as the latter alone (the paper's network reads numbers). To be off with blurred targets: they lead to values
+        that no likely partner has, and who can tell neighbouring bins apart then follows the unlikely one who has.
     smoothing: standard deviation, in scaled units (0 to 1), of a Gaussian that blurs numeric targets; 0 for none.
     cross_attention: the decoder attends to every encoded column (the paper's); otherwise decoder position d simply
         receives the encoded column d, so leaving a column as it is needs no attention.
@@ -64,6 +67,7 @@ class AutoregressiveBackbone(Backbone):
         decoder_layers: int = 1,
         bins: int = 64,
         spacing: str = "quantile",
+        bin_vectors: bool = True,
         smoothing: float = 0.0,
         cross_attention: bool = False,
         cost_prior: bool = True,
@@ -83,8 +87,9 @@ class AutoregressiveBackbone(Backbone):
         self.replay, self.smoothing = Replay(), smoothing
         self.corruption = Corruption(corruption)
         basis = self.alphabet.basis()
-        self.embed_factual = ColumnEmbedding(basis, width)
-        self.embed_previous = ChangedEmbedding(basis, width)
+        free = None if bin_vectors else torch.tensor([feature.is_token for feature in schema.features])
+        self.embed_factual = ColumnEmbedding(basis, width, free)
+        self.embed_previous = ChangedEmbedding(basis, width, free)
         self.embed_cost_weight = ScalarEmbedding(width)
         self.encoder_position = nn.Parameter(torch.randn(columns, width) * 0.1)
         self.decoder_position = nn.Parameter(torch.randn(columns, width) * 0.1)

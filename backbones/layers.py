@@ -176,13 +176,16 @@ class LevelTable(nn.Module):
     """A learned vector per code of each column: a free one plus a smooth function of the code's rank, so that
     neighbouring values share what they learn. **Shape**: → ``(D, L, W)``.
 
-    basis: of the smooth part, ``(D, L, F)``, see `Alphabet.basis`. std: of the first weights.
+    basis: of the smooth part, ``(D, L, F)``, see `Alphabet.basis`. std: of the first weights. free: bool ``(D,)``, the
+    columns that have the free part, by default all.
     """
 
-    def __init__(self, basis: Tensor, width: int, std: float) -> None:
+    def __init__(self, basis: Tensor, width: int, std: float, free: Tensor | None = None) -> None:
         super().__init__()
         self.basis: Tensor
+        self.has_free: Tensor | None
         self.register_buffer("basis", basis, persistent=False)
+        self.register_buffer("has_free", None if free is None else free[:, None, None], persistent=False)
         self.free = nn.Parameter(torch.randn(*basis.shape[:2], width) * std)
         self.smooth = nn.Parameter(torch.randn(basis.shape[0], basis.shape[2], width) * std)
         self._kept = Kept()
@@ -191,20 +194,23 @@ class LevelTable(nn.Module):
         return self._kept(self._vectors, self.free, self.smooth)
 
     def _vectors(self) -> Tensor:
-        return self.free + torch.einsum("dlf,dfw->dlw", self.basis, self.smooth)
+        free = self.free if self.has_free is None else self.free * self.has_free
+        return free + torch.einsum("dlf,dfw->dlw", self.basis, self.smooth)
 
 
 class ColumnEmbedding(nn.Module):
     """Embeds one code per column: a `LevelTable`'s vector, plus the column's number along a direction.
 
     **Shape**: codes int64 ``(B, D)`` and values ``(B, D)`` → ``(B, D, W)``.
+
+    free: of the `LevelTable`.
     """
 
-    def __init__(self, basis: Tensor, width: int) -> None:
+    def __init__(self, basis: Tensor, width: int, free: Tensor | None = None) -> None:
         super().__init__()
         self.offset: Tensor
         self.register_buffer("offset", torch.arange(basis.shape[0]) * basis.shape[1], persistent=False)
-        self.table = LevelTable(basis, width, 0.1)
+        self.table = LevelTable(basis, width, 0.1, free)
         self.direction = nn.Parameter(torch.randn(basis.shape[0], width) * 0.5)
 
     def forward(self, codes: Tensor, values: Tensor) -> Tensor:
@@ -217,8 +223,8 @@ class ChangedEmbedding(ColumnEmbedding):
     **Shape**: codes int64, values, moved bool and distances, ``(B, D)`` each → ``(B, D, W)``.
     """
 
-    def __init__(self, basis: Tensor, width: int) -> None:
-        super().__init__(basis, width)
+    def __init__(self, basis: Tensor, width: int, free: Tensor | None = None) -> None:
+        super().__init__(basis, width, free)
         self.moved = nn.Parameter(torch.randn(basis.shape[0], width) * 0.1)
         self.distance = nn.Parameter(torch.randn(basis.shape[0], width) * 0.5)
         self._columns = Kept()

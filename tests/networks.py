@@ -18,6 +18,7 @@ PAPER = {
     **SMALL,
     "encoder": "transformer",
     "spacing": "uniform",
+    "bin_vectors": False,
     "smoothing": 0.05,
     "cross_attention": True,
     "cost_prior": False,
