@@ -46,10 +46,10 @@ class AutoregressiveBackbone(Backbone):
         paper's).
     bins, spacing: how a continuous column is cut: ``quantile`` bins with a uniform draw inside, or a ``uniform`` grid
         of values from which one is emitted (the paper's).
-    bin_vectors: each bin of a continuous column is read as a free vector beside a smooth function of its value; without
-        it, as the latter alone (the paper's network reads numbers). To be off with blurred targets: they lead to values
-        that no likely partner has, and who can tell neighbouring bins apart then follows the unlikely one who has.
-    smoothing: standard deviation, in scaled units (0 to 1), of a Gaussian that blurs numeric targets; 0 for none.
+    smoothing: standard deviation, in scaled units (0 to 1), of a Gaussian that blurs numeric targets (the paper: 0.02);
+        0 for none. With it, continuous columns are read as numbers, as the paper's network reads them, without vectors
+        of their bins: blur leads to values that no likely partner has, and who can tell neighbouring bins apart then
+        follows the unlikely one who has.
     cross_attention: the decoder attends to every encoded column (the paper's); otherwise decoder position d simply
         receives the encoded column d, so leaving a column as it is needs no attention.
     cost_prior: add −λ·s_d·C_d(x_d, ·) to the logits of column d, with s_d learned from 1: the factor that Q itself has.
@@ -67,7 +67,6 @@ class AutoregressiveBackbone(Backbone):
         decoder_layers: int = 1,
         bins: int = 64,
         spacing: str = "quantile",
-        bin_vectors: bool = True,
         smoothing: float = 0.0,
         cross_attention: bool = False,
         cost_prior: bool = True,
@@ -87,7 +86,7 @@ class AutoregressiveBackbone(Backbone):
         self.replay, self.smoothing = Replay(), smoothing
         self.corruption = Corruption(corruption)
         basis = self.alphabet.basis()
-        free = None if bin_vectors else torch.tensor([feature.is_token for feature in schema.features])
+        free = torch.tensor([feature.is_token for feature in schema.features]) if smoothing else None
         self.embed_factual = ColumnEmbedding(basis, width, free)
         self.embed_previous = ChangedEmbedding(basis, width, free)
         self.embed_cost_weight = ScalarEmbedding(width)

@@ -18,7 +18,6 @@ PAPER = {
     **SMALL,
     "encoder": "transformer",
     "spacing": "uniform",
-    "bin_vectors": False,
     "smoothing": 0.05,
     "cross_attention": True,
     "cost_prior": False,

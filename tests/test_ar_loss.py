@@ -81,13 +81,13 @@ def test_a_blurred_target_costs_at_least_its_entropy(schema: Schema) -> None:
     assert (loss >= entropy - 1e-3).all()
 
 
-def test_without_vectors_of_bins_numbers_are_read_as_numbers() -> None:
+def test_with_blurred_targets_numbers_are_read_as_numbers() -> None:
     """Free vectors then tell nothing of continuous columns, whatever they are; those of tokens do."""
     number = Feature("x", "continuous", "float64", bounds=(0.0, 10.0), quantiles=KNOTS)
     schema = Schema((number, *TOKENS.features))
     rows, weight = [random_rows(schema, 20, seed=seed) for seed in range(2)], torch.full((20,), 4.0)
-    for vectors in (True, False):
-        model = build(schema, bin_vectors=vectors)
+    for blurred in (False, True):
+        model = build(schema, smoothing=0.02 * blurred)
         tables = [embedding.table for embedding in (model.embed_factual, model.embed_previous)]
         losses = []
         for columns in (slice(0), slice(0, 1), slice(1, None)):
@@ -95,12 +95,12 @@ def test_without_vectors_of_bins_numbers_are_read_as_numbers() -> None:
                 for table in tables:
                     table.free[columns] += torch.randn(table.free[columns].shape)
                 losses.append(model(*rows, weight))
-        assert torch.equal(losses[0], losses[1]) is not vectors
+        assert torch.equal(losses[0], losses[1]) is blurred
         assert not torch.equal(losses[1], losses[2])
         expected = sample(model, rows[0], 4)
         with torch.no_grad():
             tables[1].free[0] += torch.randn(tables[1].free[0].shape)
-        assert torch.equal(sample(model, rows[0], 4).cat, expected.cat) is not vectors
+        assert torch.equal(sample(model, rows[0], 4).cat, expected.cat) is blurred
 
 
 def test_a_copy_of_the_weights_is_a_copy_of_the_law(schema: Schema) -> None:
