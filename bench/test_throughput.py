@@ -262,7 +262,8 @@ def test_training_step(timed: Timed, generators: Any, device: torch.device, back
     pairs, model, size = fitted.pairs, fitted.model, fitted.training_options.batch_size
     assert pairs is not None
     assert model is not None
-    optimizer, generator = torch.optim.AdamW(model.parameters(), 0.0), torch.Generator(device).manual_seed(0)
+    optimizer = torch.optim.AdamW(model.parameters(), 0.0, fused=True)
+    generator = torch.Generator(device).manual_seed(0)
     model.train()
 
     def call() -> None:

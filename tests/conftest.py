@@ -72,11 +72,12 @@ def denied(table: tuple[pd.DataFrame, np.ndarray], classifier: Pipeline) -> pd.D
 @pytest.fixture(scope="session")
 def small() -> dict[str, Any]:
     """Keyword arguments of a `RecourseGenerator` that fits in about a second."""
+    training = {"steps": 60, "batch_size": 128, "learning_rate": 4e-3, "validation_pairs": 128, "validate_every": 20}
     return {
         "backbone": "ar",
         "backbone_options": {"width": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "bins": 16},
         "pairs": {"top_k": 50},
-        "training": {"steps": 60, "batch_size": 128, "validation_pairs": 128, "validate_every": 20},
+        "training": training,
         "audit": {"n_estimators": 20, "n_jobs": 1},
         "schema": {"kinds": KINDS},
     }

@@ -20,6 +20,7 @@ SHORT: dict[str, Any] = {
     "steps": 30,
     "minutes": 60.0,
     "batch_size": 16,
+    "learning_rate": 4e-3,
     "validation_pairs": 32,
     "validate_every": 7,
     "checkpoint_every": 0.0,
