@@ -35,7 +35,7 @@ from recourse_gen.selection import POLICIES
 
 _OPTIONS = (
     *("n", "candidates", "max_candidates", "select", "confidence", "cost_weight", "temperature", "seed"),
-    *("batch_size", "time_budget"),
+    *("batch_size", "time_budget", "change_price"),
 )
 
 
@@ -101,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--batch-size", type=int, help="people at a time, for memory (512)")
     one.add_argument("--time-budget", type=float, metavar="SECONDS", help="end by then, and say who was not served")
     one.add_argument("--no-audit", dest="audit", action="store_false", help="do not ask the auditor")
+    one.add_argument("--change-price", type=float, help="of a changed column; the higher, the fewer change (0.12)")
     one.add_argument("--no-sparsify", dest="sparsify", action="store_false", help="do not put changes back")
 
     one = command(evaluate, "measure the answers in a table, whoever gave them")
@@ -109,9 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--answers", type=Path, required=True, metavar="FILE", help="with a column 'factual', or row by row"
     )
-    one.add_argument(
-        "--reference", type=Path, metavar="FILE", help="rows that count as plausible: some that were approved"
-    )
+    one.add_argument("--reference", type=Path, metavar="FILE", help="rows that count as plausible: approved ones")
     one.add_argument("--constraints", type=Path, metavar="FILE", help="YAML, in place of those of the training")
     one.add_argument("--output", type=Path, metavar="FILE", help="the measures of each answer")
 

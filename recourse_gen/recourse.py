@@ -169,6 +169,7 @@ class RecourseGenerator(Shareable):
         confidence: float = 0.5,
         audit: bool = True,
         sparsify: bool = True,
+        change_price: float = 0.12,
         max_candidates: int | None = None,
         constraints: Constraints | Mapping[Any, Constraints] | pd.Series | None = None,
         cost_weight: float | None = None,
@@ -187,16 +188,15 @@ class RecourseGenerator(Shareable):
         then those that differ most (`selection.apart`); ``pareto`` those to which there is no cheaper alternative that
         is as probable, in order of cost (`selection.along_front`): there may be fewer than `n`. confidence: least
         probability (0.5 to 1) of the favourable class. audit: ask the auditor. sparsify: put changes back, wholly or in
-        part, where that makes an answer better by `select` (for ``diverse`` and ``pareto``, by ``cheapest``); for
-        ``score``, a changed column then counts as much as 12 % of a column's range.
-        constraints: replace those given to `fit`: one for all, or one for each person, as a mapping from the index
-        labels of `X` or a Series with these labels. cost_weight: λ, higher stays closer; None takes 20, or the nearest
-        λ that the backbone was trained on. temperature: 1 is the learned law, below 1 sharpens it, above 1 blends what
-        it has learned and gives more choice. seed: replaces the generator's. batch_size: people at a time, for memory.
-        time_budget: seconds after which the call is to end. Whoever has not been served by then is ``not_found``, and
-        the reason says so; the answers of the others are those of a call without a budget. First, everybody is
-        classified; then people are served in portions that are expected to fit, so small ones at the end.
-        progress: called after every batch with the number of people in it, as ``tqdm.update`` may be.
+        part, where that makes an answer better by `select` (for ``diverse`` and ``pareto``, by ``cheapest``).
+        change_price: what a changed column adds to the cost, for ``score`` with `sparsify`: 0.12 is 12 % of a column's
+        range; the higher, the fewer columns change. constraints: replace those given to `fit`: one for all, or one for
+        each person, as a mapping from the index labels of `X` or a Series with these labels. cost_weight: λ, higher
+        stays closer; None takes 20, or the nearest λ that the backbone was trained on. temperature: 1 is the learned
+        law, below 1 sharpens it, above 1 blends what it has learned and gives more choice. seed: replaces the
+        generator's. batch_size: people at a time, for memory. time_budget: seconds after which the call is to end.
+        Whoever has not been served by then is ``not_found``, and the reason says so; the others' answers are those of a
+        call without a budget. progress: called after every batch with how many were in it, as ``tqdm.update`` may be.
 
         The answer for a row depends on the seed (0 to 2⁶³ − 1) and that row alone. Raises ValueError for wrong input.
         """
@@ -208,6 +208,7 @@ class RecourseGenerator(Shareable):
             confidence=confidence,
             audit=audit,
             sparsify=sparsify,
+            change_price=change_price,
             max_candidates=max_candidates,
             cost_weight=self._cost_weight() if cost_weight is None else cost_weight,
             temperature=temperature,

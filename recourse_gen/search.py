@@ -35,7 +35,6 @@ SPARE = 7  # finalists beyond n that are made sparse: the best before need not b
 SPARED = 3  # those of them that go on after their first moves
 IDLE = "the constraints let no column change"
 WHOLE = ("n", "candidates", "batch_size", "max_candidates")
-CHANGE_PRICE = 0.12  # what a changed column adds to the burden: as much as 12 % of a column's range
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,7 @@ class SearchOptions:
     seed: int
     batch_size: int
     time_budget: float | None = None
+    change_price: float = 0.12
 
     def __post_init__(self) -> None:
         whole = ("n", "candidates", "batch_size") if self.max_candidates is None else WHOLE
@@ -67,6 +67,7 @@ class SearchOptions:
         for name in ("audit", "sparsify"):
             check_flag(name, getattr(self, name))
         check_number("confidence", self.confidence, 0.5, 1)
+        check_number("change_price", self.change_price, 0, 1e30)
         for name in ("cost_weight", "temperature"):
             check_dial(name, getattr(self, name))
         if self.time_budget is not None:
@@ -95,7 +96,7 @@ class Search:
         options: SearchOptions,
         deadline: Deadline | None = None,
     ) -> None:
-        price = CHANGE_PRICE if options.sparsify else 0.0
+        price = options.change_price if options.sparsify else 0.0
         self.scorer = Scorer(transform, classifier, constraints, auditor, options.confidence, price)
         self.model, self.options = model, options
         self.deadline = deadline or Deadline(options.time_budget)

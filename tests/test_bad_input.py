@@ -175,6 +175,10 @@ CALLS: list[tuple[dict[str, Any], str]] = [
     ({"max_candidates": "all"}, "max_candidates must"),
     ({"candidates": 10, "max_candidates": 9}, "max_candidates=9 is below candidates=10"),
     *(({"confidence": value}, "confidence must") for value in (0.4, 1.0, "high", None, float("nan"))),
+    *(
+        ({"change_price": value}, r"change_price must be a number in \[0, ")
+        for value in (-0.1, "high", None, float("nan"))
+    ),
     *(({"cost_weight": value}, "cost_weight must") for value in (0, -1, "5", float("inf"), 1e39, 1e300, 1e-46)),
     *(({"temperature": value}, "temperature must") for value in (0, "cold", float("nan"), 1e39, 1e-46)),
     *(({"seed": value}, "^seed must") for value in (1.5, -5, 2**63, 2**64, True)),

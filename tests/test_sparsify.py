@@ -200,6 +200,19 @@ def test_answers_are_sparser_and_no_worse(fitted: RecourseGenerator, denied: pd.
         assert sparse["n_changed"].mean() < 0.9 * plain["n_changed"].mean()
 
 
+def test_the_price_of_a_changed_column_is_what_decides(fitted: RecourseGenerator, denied: pd.DataFrame) -> None:
+    """The higher, the fewer columns change. At 0 only the cost counts."""
+    asked = denied.iloc[:60]
+    changed = []
+    for price in (0.0, 0.12, 5.0):
+        report = fitted.generate(asked, change_price=price, **FEW).report
+        changed.append(report["n_changed"].mean())
+    assert changed[0] > changed[1] > changed[2], changed
+    pd.testing.assert_frame_equal(
+        fitted.generate(asked, **FEW).report, fitted.generate(asked, change_price=0.12, **FEW).report
+    )
+
+
 def test_several_answers_stay_several(fitted: RecourseGenerator, denied: pd.DataFrame) -> None:
     asked = denied.iloc[:40]
     plain, sparse = (fitted.generate(asked, n=5, sparsify=wanted, **FEW) for wanted in (False, True))
