@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--batch-size", type=int, help="people at a time, for memory (512)")
     one.add_argument("--time-budget", type=float, metavar="SECONDS", help="end by then, and say who was not served")
     one.add_argument("--no-audit", dest="audit", action="store_false", help="do not ask the auditor")
-    one.add_argument("--change-price", type=float, help="of a changed column; the higher, the fewer change (0.12)")
+    one.add_argument("--change-price", type=float, help="of a changed column, for score; the higher, the fewer (0.12)")
     one.add_argument("--no-sparsify", dest="sparsify", action="store_false", help="do not put changes back")
 
     one = command(evaluate, "measure the answers in a table, whoever gave them")

@@ -189,7 +189,7 @@ class RecourseGenerator(Shareable):
         is as probable, in order of cost (`selection.along_front`): there may be fewer than `n`. confidence: least
         probability (0.5 to 1) of the favourable class. audit: ask the auditor. sparsify: put changes back, wholly or in
         part, where that makes an answer better by `select` (for ``diverse`` and ``pareto``, by ``cheapest``).
-        change_price: what a changed column adds to the cost, for ``score`` with `sparsify`: 0.12 is 12 % of a column's
+        change_price: what a changed column counts beside its cost, for ``score`` with `sparsify`: 0.12 is 12 % of its
         range; the higher, the fewer columns change. constraints: replace those given to `fit`: one for all, or one for
         each person, as a mapping from the index labels of `X` or a Series with these labels. cost_weight: λ, higher
         stays closer; None takes 20, or the nearest λ that the backbone was trained on. temperature: 1 is the learned

@@ -67,7 +67,7 @@ class SearchOptions:
         for name in ("audit", "sparsify"):
             check_flag(name, getattr(self, name))
         check_number("confidence", self.confidence, 0.5, 1)
-        check_number("change_price", self.change_price, 0, 1e30)
+        check_number("change_price", self.change_price, 0, 1e6)
         for name in ("cost_weight", "temperature"):
             check_dial(name, getattr(self, name))
         if self.time_budget is not None:
@@ -96,7 +96,7 @@ class Search:
         options: SearchOptions,
         deadline: Deadline | None = None,
     ) -> None:
-        price = options.change_price if options.sparsify else 0.0
+        price = float(options.change_price) if options.sparsify else 0.0
         self.scorer = Scorer(transform, classifier, constraints, auditor, options.confidence, price)
         self.model, self.options = model, options
         self.deadline = deadline or Deadline(options.time_budget)

@@ -177,7 +177,7 @@ CALLS: list[tuple[dict[str, Any], str]] = [
     *(({"confidence": value}, "confidence must") for value in (0.4, 1.0, "high", None, float("nan"))),
     *(
         ({"change_price": value}, r"change_price must be a number in \[0, ")
-        for value in (-0.1, "high", None, float("nan"))
+        for value in (-0.1, "high", None, float("nan"), 10**19)
     ),
     *(({"cost_weight": value}, "cost_weight must") for value in (0, -1, "5", float("inf"), 1e39, 1e300, 1e-46)),
     *(({"temperature": value}, "temperature must") for value in (0, "cold", float("nan"), 1e39, 1e-46)),

@@ -129,7 +129,7 @@ def test_parts_of_another_call_are_not_mixed_in(
     monkeypatch.setattr(parts.Parts, "join", lambda *_: [])
     assert command(*asked(run, "big.parquet", "found")) == 0
     capsys.readouterr()
-    for change in (["--seed", "5"], ["--no-audit"]):
+    for change in (["--seed", "5"], ["--no-audit"], ["--change-price", "5"]):
         assert command(*asked(run, "big.parquet", "found"), *change) == 1
         assert "holds parts of another call (other people, run or options)" in capsys.readouterr().err
     os.utime("big.parquet", ns=(1, 1))
