@@ -27,6 +27,7 @@ QUICK_OPTIONS: dict[str, dict[str, Any]] = {"dice": {"iterations": 50}}  # of ba
 CONFIDENCES = (0.6, 0.7, 0.8, 0.9)  # least probabilities of the classifier, beside the default: the frontier
 POINT = ("cost", "validity_judge", "plausibility", "score", "found", "retrained", "second_critic")
 SEVERAL = 3  # answers per person, whose diversity is measured
+FEWEST = {"change_price": 0.8}  # options of `generate` for the fewest changes, beside the default: cost for columns
 
 
 def names() -> list[str]:
@@ -46,8 +47,9 @@ def cell(method: str, trial: Trial, config: dict[str, Any], *, quick: bool = Fal
 
     Beside what `Trial.measure` says: ``fit_seconds`` and ``seconds_per_factual`` (of answering), ``frontier`` (measures
     at several confidences, one without the dial), and for ours the fidelity to Q and ``diversity`` (mean cost between
-    two answers of one person, in columns, of `SEVERAL` answers; None if nobody got two). A method that cannot work in
-    this world is a cell with ``refused``, its sentence, and no measure; ``retry`` where only a package is missing.
+    two answers of one person, in columns, of `SEVERAL` answers; None if nobody got two), and where answers are made
+    sparse ``fewest``: the measures with the options `FEWEST`. A method that cannot work in this world is a cell with
+    ``refused``, its sentence, and no measure; ``retry`` where only a package is missing.
     """
     if method == PARTNER:
         return _alone(trial.measure(trial.nearest))
@@ -68,11 +70,14 @@ def _ours(trial: Trial, config: dict[str, Any]) -> dict[str, Any]:
     diversity = generator.generate(people, n=SEVERAL, **options).diversity().mean()
     laws = fidelity.measure(generator, people, **config["evaluation"]["fidelity"])
     row = trial.measure(answers)
+
+    def asked(**otherwise: Any) -> dict[str, Any]:
+        return trial.measure(generator.generate(people, n=1, **{**options, **otherwise}).best())
+
     frontier = [{"confidence": options["confidence"], **{key: row[key] for key in POINT}}]
     # The most confident answer is the same whatever the confidence asked for: no frontier.
     for confidence in CONFIDENCES if options["select"] != "confident" else ():
-        sure = generator.generate(people, n=1, **{**options, "confidence": confidence}).best()
-        measured = trial.measure(sure)
+        measured = asked(confidence=confidence)
         frontier.append({"confidence": confidence, **{key: measured[key] for key in POINT}})
     return {
         **row,
@@ -82,6 +87,7 @@ def _ours(trial: Trial, config: dict[str, Any]) -> dict[str, Any]:
         "fit_seconds": fitted - started,
         "steps": generator.summary["training"]["steps"],
         "frontier": frontier,
+        "fewest": asked(**FEWEST) if options["sparsify"] else None,
     }
 
 

@@ -11,9 +11,10 @@ import pandas as pd
 from bench import frontier
 from bench.cells import table
 from bench.frontier import ENOUGH
-from bench.methods import CEILING, OURS, PARTNER, SEVERAL
+from bench.methods import CEILING, FEWEST, OURS, PARTNER, SEVERAL
 from bench.methods import PAPER as AS_PUBLISHED
 from bench.protocol import OUTLIERS, PUBLISHED
+from recourse_gen.search import SearchOptions
 
 
 class Column(NamedTuple):
@@ -31,7 +32,7 @@ PAPER = {
     "plausibility": Column("plausible, LOF ↑", "{:.3f}"),
     "score": Column("score ↑", "{:.3f}"),
     "lead": Column("lead ↑", "{:+.3f}"),
-    "n_changed": Column("changes ↓", "{:.1f}", -1, True),
+    "n_changed": Column("changes ↓", "{:.2f}", -1, True),
     "found": Column("found ↑", "{:.3f}"),
     "seconds_per_factual": Column("s per person ↓", "{:.4f}", -1),
 }
@@ -50,6 +51,9 @@ BEYOND = {
 }
 VERDICTS = ("score", "cost", "validity_judge", "plausibility", "n_changed", "second_critic", "retrained")
 GROUP = ("data", "split", "factuals", "quick", "settings")
+TRAINED = ("training.", "threads=")  # settings that belong to a method, not to the world: others need not share them
+SPARING = {f"{name}, fewest changes": name for name in OURS}  # rows of ours asked with the options `FEWEST`
+MINE = (*OURS, *SPARING)
 INTRO = f"""# The paper's comparison
 
 Made by `bench/paper.py` from `{{name}}`, one line per data set, seed and method; do not edit. Each section
@@ -74,6 +78,9 @@ draws the labels, a perceptron learns them, and people whom it turns down are he
   dropout, eight heads and norms after each layer (here: none, four, before). What that reaches, these rows do not say.
 - In the committed file, `ar`, `flow` and `diffusion` made their *steps* in batches of 256 at a rate of 4e-3, the
   default of then. To repeat them, and them alone, add `training.batch_size=256 training.learning_rate=4e-3` to `--set`.
+- *fewest changes*: the same networks asked with `{", ".join(f"{key}={value}" for key, value in FEWEST.items())}`
+  (by default {SearchOptions.change_price}): what one more changed column weighs, in units of cost, while answers are
+  made sparse.
 - *{CEILING}*, where there are few enough combinations of values to look at: the one of the highest score among all that
   the classifier approves, picked with the judge in hand. No method may ask the judge; of answers made of values that
   occur, none has more.
@@ -96,22 +103,37 @@ def write(path: Path, cells: Sequence[dict[str, Any]], source: Path) -> None:
     for rows, picture in zip(groups, picture_names(path, groups), strict=True):
         parts.append(section(rows, picture))
         if "frontier" in rows:
-            frontier.draw(path.with_name(picture), rows, OURS, _title(rows))
+            frontier.draw(path.with_name(picture), rows[~rows["method"].isin(SPARING)], OURS, _title(rows))
     path.write_text("\n".join(parts))
 
 
 def sections(cells: Sequence[dict[str, Any]]) -> list[pd.DataFrame]:
-    """Cells that may be compared: of one data set and split, as many people, the same settings. Quick ones are last.
+    """Cells that may be compared: of one data set and split, as many people, the same settings but for `TRAINED`. Quick
+    ones are last.
 
-    Of a cell that was tried again, because a package was missing, the last line counts.
+    Of a cell that was made again, with other training or because a package was missing, the last line counts. What it
+    holds as ``fewest`` is a row of its own, see `SPARING`.
     """
     frame = pd.DataFrame(cells)
     if frame.empty:
         return []
-    keys = frame[list(GROUP)].astype(str).agg("|".join, axis=1)
-    frame = frame[~frame.assign(group=keys).duplicated(["group", "seed", "method"], keep="last")]
-    groups = [rows for _, rows in frame.groupby(keys, sort=False)]
+    worlds = frame["settings"].map(lambda given: [each for each in given if not each.startswith(TRAINED)])
+    frame["group"] = frame[list(GROUP)].assign(settings=worlds).astype(str).agg("|".join, axis=1)
+    frame = frame[~frame.duplicated(["group", "seed", "method"], keep="last")]
+    groups = [_with_fewest(rows) for _, rows in frame.groupby("group", sort=False)]
     return sorted(groups, key=lambda rows: bool(rows["quick"].iloc[0]))
+
+
+def _with_fewest(rows: pd.DataFrame) -> pd.DataFrame:
+    about = ["group", *GROUP, "seed", "d", "command"]
+    cells = rows.to_dict("records")
+    fewest = [
+        {**{key: cell[key] for key in about}, **cell["fewest"], "method": name}
+        for name, method in SPARING.items()
+        for cell in cells
+        if cell["method"] == method and isinstance(cell.get("fewest"), dict)
+    ]
+    return pd.DataFrame([*cells, *fewest])
 
 
 def picture_names(path: Path, groups: Sequence[pd.DataFrame]) -> list[str]:
@@ -151,7 +173,7 @@ def verdicts(rows: pd.DataFrame) -> list[str]:
     for key in VERDICTS:
         column = {**PAPER, **BEYOND}[key]
         means = _eligible(rows, key, column)
-        ours, others = means[means.index.isin(OURS)], means[~means.index.isin(OURS)]
+        ours, others = means[means.index.isin(MINE)], means[~means.index.isin(MINE)]
         if ours.empty or others.empty:
             continue
         mine, other = (str((column.better * each).idxmax()) for each in (ours, others))
@@ -166,7 +188,7 @@ def verdicts(rows: pd.DataFrame) -> list[str]:
         else:
             said.append(f"- {heading}: **ours do not lead.** `{other}` has {theirs}, `{mine}` {shown}{apart}.")
     lead = rows.groupby("method", sort=False)["lead"].mean()
-    behind = [f"`{name}` ({lead[name]:+.3f})" for name in lead.index if name in OURS and lead[name] < -5e-4]
+    behind = [f"`{name}` ({lead[name]:+.3f})" for name in lead.index if name in MINE and lead[name] < -5e-4]
     return said + ([f"- **Behind the nearest partner** by score: {', '.join(behind)}."] if behind else [])
 
 
@@ -191,7 +213,7 @@ def _eligible(rows: pd.DataFrame, key: str, column: Column) -> pd.Series:
 def _table(rows: pd.DataFrame, columns: dict[str, Column], published: dict[str, float] | None = None) -> str:
     """Methods by measures: ours, the others, the nearest partner, the best there is, and the published row."""
     columns = {key: column for key, column in columns.items() if key in rows and rows[key].notna().any()}
-    names = sorted(rows["method"].unique(), key=lambda name: (name == CEILING, name == PARTNER, name not in OURS))
+    names = sorted(rows["method"].unique(), key=lambda name: (name == CEILING, name == PARTNER, name not in MINE))
     seeds = rows["seed"].nunique()
     best = {key: _best(rows, key, column) for key, column in columns.items()}
     lines = []

@@ -68,8 +68,11 @@ def test_small_comparison_from_the_command_to_the_page(
         assert row["score"] - row["lead"] == pytest.approx(rows["nearest partner"]["score"])
         assert all(0 <= row[key] <= 1 for key in ("second_critic", "retrained", "other_models"))
         assert row["n_factuals"] == 10 and row["seconds_per_factual"] > 0
+    fewest = rows["exact"]["fewest"]
+    assert fewest["n_changed"] <= rows["exact"]["n_changed"] and fewest["n_factuals"] == 10
     text = written.read_text()
     assert "`refuser` cannot work here: this classifier has no gradient" in text
+    assert f"| `exact, fewest changes` | {fewest['cost']:.3f} |" in text.replace("**", "")
     assert "`results/paper.jsonl`" in text and "python -m bench.paper --quick" in text
     assert (written.parent / "paper-moons.png").read_bytes()[:4] == b"\x89PNG"
 
@@ -168,10 +171,27 @@ def test_means_spreads_and_missing_seeds() -> None:
 
 
 def test_cells_of_different_protocols_share_no_table() -> None:
-    rows = [cell("ar", quick=True), cell("ar", settings=["threads=1"]), cell("ar", split="paper"), cell("exact")]
+    rows = [cell("ar", quick=True), cell("ar", settings=["schema=x"]), cell("ar", split="paper"), cell("exact")]
     found = page.sections(rows)
     assert sorted(len(rows) for rows in found) == [1, 1, 1, 1]
     assert found[-1]["quick"].all()
+
+
+def test_trainings_of_any_length_share_a_table_and_the_last_counts() -> None:
+    short, long = ["threads=1", "training.steps=4"], ["training.steps=8"]
+    rows = [cell("ar", settings=short, cost=0.4), cell("rival", settings=short), cell("ar", settings=long, cost=0.3)]
+    (section,) = page.sections(rows)
+    assert dict(zip(section["method"], section["cost"], strict=True)) == {"rival": 0.5, "ar": 0.3}
+
+
+def test_the_fewest_changes_are_a_row_of_their_own_and_count_as_ours() -> None:
+    few = {key: cell("")[key] for key in ("cost", "validity_judge", "plausibility", "score", "lead", "found")}
+    rows = [cell("exact", fewest={**few, "n_changed": 1.375, "lead": 0.05}), cell("rival", n_changed=1.5)]
+    (section,) = page.sections([*rows, cell(methods.PAPER, fewest=None)])
+    text = page.section(section, "picture.png")
+    shown = [line.split("|")[1].strip(" `") for line in text.splitlines() if line.startswith("| `")]
+    assert shown[:4] == ["exact", methods.PAPER, "exact, fewest changes", "rival"]
+    assert "changes: `exact, fewest changes` leads with 1.38; best of the others is `rival`, 1.50." in text
 
 
 def test_a_method_whose_package_was_missing_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
