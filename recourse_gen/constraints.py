@@ -143,6 +143,12 @@ class Constraints:
             broken |= np.sum(list(changed.values()), 0) > self.max_changes
         return broken
 
+    def concerns(self, names: Sequence[str]) -> list[str]:
+        """Those of a table's columns on which `violations` depends; it may be given these alone."""
+        if self.max_changes is not None:
+            return list(names)
+        return [name for name in names if name in {*self.immutable, *self.limited}.union(*self.together)]
+
     @property
     def limited(self) -> set[str]:
         """Columns of which the values count, not only whether they change."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 _ASKED = 4096  # rows that ask at a time
 _BOX = 256  # most rows of a box
+_ALL = 1 << 19  # distances, up to which to take all of them is quicker than to visit box after box
 _CELLS = 1 << 17  # differences of columns that are taken at one time, few enough for a processor's cache
 _EPSILON = 1e-10  # a density stays finite among more than k equal rows
 
@@ -174,14 +175,18 @@ class _Boxes:
         """Pairs of an asking row, float32 ``(B, E)``, and a reference row, int64 ``(P,)`` each: its k nearest, those
         that are equally near, and a few more."""
         own = asked.square().sum(1)
+        if len(asked) * len(self.table) <= _ALL:
+            apart = torch.addmm(self.squares, asked, self.table.T, alpha=-2.0)
+            reach = self._generous(apart.topk(k, largest=False).values[:, -1], own)
+            who, place = (apart <= reach[:, None]).nonzero(as_tuple=True)
+            return who.numpy(), self.order[place.numpy()]
         home = torch.addmm(self.centre.square().sum(1), asked, self.centre.T, alpha=-2.0).argmin(1)
         # The square of the asking row is the same for all, and left out of distances.
         reach = torch.empty(len(asked), dtype=torch.float32)
         for box in home.unique().tolist():
             at = (home == box).nonzero()[:, 0]
             reach[at] = self._apart(asked[at], box).topk(k, largest=False).values[:, -1]
-        # No product of float32 is exact: a little more than what is needed is kept, to be asked exactly.
-        reach += 1e-5 * (1.0 + self.squares.max() + own)
+        reach = self._generous(reach, own)
         open_to = self._outside(asked) <= (reach + own)[:, None]
         pairs = []
         for box, end in enumerate(self.ends):
@@ -192,6 +197,10 @@ class _Boxes:
                 pairs.append(torch.stack([at[who], row + end - apart.shape[1]]))
         asking, row = torch.cat(pairs, 1).numpy()
         return asking, self.order[row]
+
+    def _generous(self, reach: Tensor, own: Tensor) -> Tensor:
+        """No product of float32 is exact: a little more than what is needed is kept, to be asked exactly."""
+        return reach + 1e-5 * (1.0 + self.squares.max() + own)
 
     def _outside(self, asked: Tensor) -> Tensor:
         """Float32 ``(B, G)``: squared distances of rows ``(B, E)`` to the boxes, 0 inside."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,11 @@ class PersonalConstraints:
         if len(parts) < 2:
             return parts[0] if parts else Constraints().compile(schema, factuals, rows)
         return Feasible.join(parts).take(np.argsort(np.concatenate([at for _, at in groups])))
+
+    def concerns(self, names: Sequence[str]) -> list[str]:
+        """Those of a table's columns on which `violations` depends."""
+        concerned = set().union(*(rules.concerns(names) for rules in self.distinct))
+        return [name for name in names if name in concerned]
 
     def violations(self, factuals: pd.DataFrame, counterfactuals: pd.DataFrame) -> np.ndarray:
         """Bool ``(B,)``: rows of `counterfactuals` that break the constraints of the person in the same row."""

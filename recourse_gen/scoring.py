@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,6 +25,7 @@ from recourse_gen.transform import TableTransform
 class People:
     """A batch of factuals: as a frame ``(B, D)``, encoded ``(B, ·)``, and what each may become."""
 
+    transform: TableTransform
     frame: pd.DataFrame
     rows: Rows
     feasible: Feasible
@@ -32,7 +35,18 @@ class People:
 
     def take(self, keep: np.ndarray) -> People:
         """The people at `keep` (int64)."""
-        return People(self.frame.iloc[keep], self.rows.take(torch.from_numpy(keep)), self.feasible.take(keep))
+        rows, feasible = self.rows.take(torch.from_numpy(keep)), self.feasible.take(keep)
+        return replace(self, frame=self.frame.iloc[keep], rows=rows, feasible=feasible)
+
+    @cached_property
+    def values(self) -> list[pd.Series]:
+        """Of each column in the training dtype, as today's frame may have others, say fewer categories: its levels
+        ``(L,)``, none for numbers, and then the people's own values ``(B,)``."""
+        found = []
+        for feature in self.transform.schema.features:
+            own = self.transform.restore(feature, self.frame[feature.name].to_numpy())
+            found.append(pd.concat([self.transform.values(feature), own]) if feature.is_token else own)
+        return found
 
 
 @dataclass(frozen=True)
@@ -50,7 +64,7 @@ class Scorer:
     def __call__(self, people: People, person: np.ndarray, drawn: Rows) -> Pool:
         """Candidates ``(R, ·)`` of the people at `person`, int64 ``(R,)``, as a pool ``(R, 1)``."""
         drawn = _inside(people, person, drawn)
-        frame = as_frame(self.transform, people, person, drawn)
+        frame = as_frame(people, person, drawn)
         drawn = self._rounded(frame, drawn)
         probability, valid = self.holds(people, person, frame)
         flat = {name: np.full(len(frame), np.nan) for name in ("consensus", "plausibility")}
@@ -73,7 +87,10 @@ class Scorer:
         """The classifier's probability for each row of `frame`, and whether it is enough and the rules are kept."""
         probability = self.classifier.probability(frame)
         valid = (probability > 0.5) & (probability >= self.confidence)
-        valid[valid] &= ~self.constraints.violations(people.frame.iloc[person[valid]], frame[valid])
+        concerned = self.constraints.concerns(self.transform.schema.names)
+        if concerned:
+            before, after = people.frame[concerned].iloc[person[valid]], frame.loc[valid, concerned]
+            valid[valid] &= ~self.constraints.violations(before, after)
         return probability, valid
 
     def _rounded(self, frame: pd.DataFrame, drawn: Rows) -> Rows:
@@ -109,24 +126,26 @@ def _between_levels(schema: Schema, people: People, person: np.ndarray, drawn: R
     return missed
 
 
-def as_frame(transform: TableTransform, people: People, person: np.ndarray, drawn: Rows) -> pd.DataFrame:
+def as_frame(people: People, person: np.ndarray, drawn: Rows) -> pd.DataFrame:
     """Candidates ``(R, ·)`` of the people at `person`, int64 ``(R,)``, as a frame: what is unchanged has exactly the
     factual's value, and numbers keep to their raw bounds in spite of float32."""
-    at = torch.from_numpy(person)
+    at, transform = torch.from_numpy(person), people.transform
     same_num, same_cat = (drawn.num == people.rows.num[at]).numpy(), (drawn.cat == people.rows.cat[at]).numpy()
     columns = {}
     for d, t, n in transform.schema.places:
-        feature = transform.schema.features[d]
-        # In the training dtype: today's frame may have others, say fewer categories.
-        today = transform.restore(feature, people.frame[feature.name].to_numpy())
+        feature, values = transform.schema.features[d], people.values[d]
         if n is None:
             # Values are made once per person and level, not once per candidate.
-            levels = transform.values(feature)
-            code = np.where(same_cat[:, t], len(levels) + person, drawn.cat[:, t].numpy())
-            # With its dtype, or pandas would take objects that are all text for a column of text.
-            columns[feature.name] = pd.Series(pd.concat([levels, today]).array.take(code), dtype=levels.dtype)
+            code = np.where(same_cat[:, t], len(feature.levels) + person, drawn.cat[:, t].numpy())
+            columns[feature.name] = _taken(values, code)
             continue
         low, high = people.feasible.raw_low[person, n], people.feasible.raw_high[person, n]
         column = transform.restore(feature, transform.raw(feature, drawn.num[:, n]).clip(low, high))
-        columns[feature.name] = column.mask(same_num[:, n], today.take(person).set_axis(column.index))
+        columns[feature.name] = column.mask(same_num[:, n], _taken(values, person))
     return pd.DataFrame(columns)
+
+
+def _taken(values: pd.Series, at: np.ndarray) -> Any:
+    taken = values.array.take(at)
+    # With its dtype, or pandas would take objects that are all text for a column of text.
+    return pd.Series(taken, dtype=object) if values.dtype == object else taken

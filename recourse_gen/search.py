@@ -30,9 +30,11 @@ from recourse_gen.selection import Pool, policy, ranked
 from recourse_gen.sparsify import sparsify
 from recourse_gen.transform import TableTransform
 
-Opened = tuple[pd.DataFrame, np.ndarray, People]
+Report = dict[str, np.ndarray]  # columns ``(B·n,)`` by the names of `REPORT`
+Opened = tuple[Report, np.ndarray, People]
 SPARE = 7  # finalists beyond n that are made sparse: the best before need not be the best after
 SPARED = 3  # those of them that go on after their first moves
+TEXT = {"status": "not_found", "reason": "", "forced": ""}  # columns of text in a report, as they begin
 IDLE = "the constraints let no column change"
 WHOLE = ("n", "candidates", "batch_size", "max_candidates")
 
@@ -119,7 +121,8 @@ class Search:
                 progress(len(at))
         keys = pd.MultiIndex.from_product([factuals.index, range(n)], names=["factual", "rank"])
         place = (np.concatenate(batches)[:, None] * n + np.arange(n)).reshape(-1)  # of each row of the parts
-        report = pd.concat([part for part, _ in parts]).set_axis(keys[place])
+        whole = {name: np.concatenate([part[name] for part, _ in parts]) for name in REPORT}
+        report = pd.DataFrame(whole, index=keys[place]).astype(dict.fromkeys(TEXT, "str"))
         answers = pd.concat([part for _, part in parts])
         place, order = place[(report["status"] == "ok").to_numpy()], np.argsort(place)
         answers = answers.set_axis(keys[place]).iloc[np.argsort(place)]
@@ -129,23 +132,24 @@ class Search:
         """What can be said before anything is drawn; and who is asking, as positions and in full."""
         n, transform = self.options.n, self.scorer.transform
         probability = self.scorer.classifier.probability(factuals)
-        rows = transform.encode(factuals)
+        rows = transform.encode_checked(factuals)
         feasible = self.scorer.constraints.compile(transform.schema, factuals, rows)
-        report = pd.DataFrame({name: np.full(len(factuals) * n, np.nan) for name in REPORT})
-        report["status"], report["reason"] = "not_found", self.deadline.reason + "0 candidates"
-        report["probability"] = report["probability_before"] = probability.repeat(n)
-        report["audited"], report["candidates"], report["forced"] = False, 0, ""
+        size, unserved = len(factuals) * n, self.deadline.reason + "0 candidates"
+        report = {name: np.full(size, np.nan) for name in REPORT}
+        report |= {name: np.full(size, told, dtype=object) for name, told in {**TEXT, "reason": unserved}.items()}
+        report["probability"], report["probability_before"] = probability.repeat(n), probability.repeat(n)
+        report["audited"], report["candidates"] = np.zeros(size, dtype=bool), np.zeros(size, dtype=np.int64)
         reasons = [told or IDLE * idle for told, idle in zip(feasible.reasons, feasible.idle.tolist(), strict=True)]
         favoured, impossible = probability > 0.5, np.array([bool(reason) for reason in reasons], dtype=bool)
         self._mark(report, favoured, "already_favourable", ["the classifier already says yes"] * len(factuals))
         self._mark(report, impossible & ~favoured, "infeasible", reasons)
         asking = np.flatnonzero(~favoured & ~impossible)
-        people = People(factuals, rows, feasible).take(asking)
-        report.loc[self._ranks(asking), "forced"] = np.repeat(people.feasible.forced(transform.schema), n)
+        people = People(transform, factuals, rows, feasible).take(asking)
+        report["forced"][self._ranks(asking)] = np.repeat(people.feasible.forced(transform.schema), n)
         return report, asking, people
 
-    def _serve(self, report: pd.DataFrame, asking: np.ndarray, people: People) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """The report ``(B·n, ·)`` filled in, in order of (factual, rank), and the answers of its ``ok`` rows."""
+    def _serve(self, report: Report, asking: np.ndarray, people: People) -> tuple[Report, pd.DataFrame]:
+        """The report filled in, in order of (factual, rank), and the answers of its ``ok`` rows."""
         answers = [self.scorer.transform.decode(people.rows.take(torch.arange(0)))]
         for some in self.deadline.portions(len(people)):
             part = people.take(some)
@@ -157,10 +161,10 @@ class Search:
         n = self.options.n
         return (people[:, None] * n + np.arange(n)).reshape(-1)
 
-    def _mark(self, report: pd.DataFrame, which: np.ndarray, status: str, reasons: list[str]) -> None:
+    def _mark(self, report: Report, which: np.ndarray, status: str, reasons: list[str]) -> None:
         wide = which.repeat(self.options.n)
-        report.loc[wide, "status"] = status
-        report.loc[wide, "reason"] = np.repeat(np.array(reasons, dtype=object), self.options.n)[wide]
+        report["status"][wide] = status
+        report["reason"][wide] = np.repeat(np.array(reasons, dtype=object), self.options.n)[wide]
 
     def _choose(self, people: People) -> tuple[Pool, np.ndarray, np.ndarray, np.ndarray]:
         """The chosen candidates ``(B, n)``; and ``(B,)``: how many were drawn for each factual, how many of them were
@@ -261,7 +265,7 @@ class Search:
 
     def _fill_in(
         self,
-        report: pd.DataFrame,
+        report: Report,
         asking: np.ndarray,
         people: People,
         chosen: Pool,
@@ -272,28 +276,28 @@ class Search:
         """Fill in the report from the frame that is really returned: classifier and constraints are asked again."""
         n = self.options.n
         person, rows = np.arange(len(people)).repeat(n), chosen.rows.flatten()
-        frame = as_frame(self.scorer.transform, people, person, rows)
+        frame = as_frame(people, person, rows)
         probability, held = self.scorer.holds(people, person, frame)
         held &= chosen.valid.reshape(-1)
         at = self._ranks(asking)
         tried = candidates.repeat(n)
-        report.loc[at, "candidates"] = tried
-        report.loc[at, "acceptance"] = (valid / candidates).repeat(n)
+        report["candidates"][at] = tried
+        report["acceptance"][at] = (valid / candidates).repeat(n)
         answered = held.reshape(-1, n).any(1).repeat(n)
         counted = tried.astype(str).astype(object) + " candidates"
         none = np.where(answered, f"{self.policy.no_other} among " + counted, "none of " + counted + " was valid")
         none = np.where(late.repeat(n), self.deadline.reason + counted, none)
-        report.loc[at, "reason"] = np.where(held, "", none)
+        report["reason"][at] = np.where(held, "", none)
         good = at[held]
-        report.loc[good, "status"] = "ok"
-        report.loc[good, "probability"] = probability[held]
-        report.loc[good, "n_changed"] = changed_cells(people.frame.iloc[person], frame).sum(1)[held]
+        report["status"][good] = "ok"
+        report["probability"][good] = probability[held]
+        report["n_changed"][good] = changed_cells(people.frame.iloc[person], frame).sum(1)[held]
         kept = torch.from_numpy(held)
-        report.loc[good, "log_likelihood"] = self._log_likelihood(people, person[held], rows.take(kept))
+        report["log_likelihood"][good] = self._log_likelihood(people, person[held], rows.take(kept))
         for name in ("cost", "consensus", "plausibility"):
-            report.loc[good, name] = getattr(chosen, name).reshape(-1)[held]
+            report[name][good] = getattr(chosen, name).reshape(-1)[held]
         if self.scorer.auditor is not None:
             audited = chosen.accepted.reshape(-1)[held]
-            report.loc[good, "audited"] = audited
-            report.loc[good[~audited], "reason"] = "valid for the classifier, but the auditor does not accept it"
+            report["audited"][good] = audited
+            report["reason"][good[~audited]] = "valid for the classifier, but the auditor does not accept it"
         return frame[held]

@@ -71,7 +71,10 @@ class TableTransform:
 
     def encode(self, frame: pd.DataFrame) -> Rows:
         """``(B, D)`` frame to `Rows` on the CPU. Raises ValueError as `check` does."""
-        frame = self.check(frame)
+        return self.encode_checked(self.check(frame))
+
+    def encode_checked(self, frame: pd.DataFrame) -> Rows:
+        """`encode`, of rows of a frame that `check` returned."""
         num = [feature.scaled(frame[feature.name]) for feature in self.schema.numbers]
         cat = [_codes(feature, frame[feature.name]) for feature in self.schema.tokens]
         return Rows(

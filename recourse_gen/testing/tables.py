@@ -85,5 +85,5 @@ def pairs_of(table: Table, constraints: Constraints, device: torch.device | str 
 def restored(table: Table, people: pd.DataFrame, feasible: Feasible, drawn: Rows) -> pd.DataFrame:
     """Candidates ``(B, S, ·)`` as the frame ``(B·S)`` that a search hands out, by the search's own code."""
     person = np.arange(len(people)).repeat(drawn.cat.shape[1])
-    asked = People(people, table.transform.encode(people), feasible)
-    return as_frame(table.transform, asked, person, drawn.flatten())
+    asked = People(table.transform, people, table.transform.encode(people), feasible)
+    return as_frame(asked, person, drawn.flatten())
