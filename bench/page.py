@@ -226,6 +226,8 @@ def _table(rows: pd.DataFrame, columns: dict[str, Column], published: dict[str, 
         for key, column in columns.items():
             values = own[key].astype(float).dropna()
             shown = column.form.format(values.mean()) if len(values) else ""
+            if key == "steps" and values.nunique() > 1:
+                shown = f"{values.min():.0f}–{values.max():.0f}"
             bold = f"**{shown}**" if shown and shown == best[key] and name != CEILING else shown
             spread = column.form.replace("+", "").format(values.std()) if len(values) > 1 and column.better else ""
             line.append(f"{bold} ± {spread}" if spread else bold)

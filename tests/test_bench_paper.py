@@ -161,11 +161,11 @@ def test_the_judges_choice_is_not_made_unless_asked_for() -> None:
 
 
 def test_means_spreads_and_missing_seeds() -> None:
-    rows = [cell("ar", 0, cost=0.4), cell("ar", 1, cost=0.6), cell("rival", 0, cost=0.8)]
+    rows = [cell("ar", 0, cost=0.4, steps=400), cell("ar", 1, cost=0.6, steps=800), cell("rival", 0, cost=0.8)]
     (section,) = page.sections(rows)
     text = page.section(section, "picture.png")
     assert "| `ar` | **0.500** ± 0.141 |" in text
-    assert "| `rival` (1 of 2 seeds) | 0.800 |" in text
+    assert "| `rival` (1 of 2 seeds) | 0.800 |" in text and "| `ar` | 400–800 |" in text
     published = "| *GenRe, published notebook* | 0.510 | 0.990 | 0.970 | 1.890 |"
     assert published in text
 

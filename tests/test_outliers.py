@@ -65,7 +65,9 @@ def test_company_and_the_order_of_the_reference_do_not_matter() -> None:
     np.testing.assert_array_equal(together, OutlierFactor.fit(reference[rng.permutation(3000)], 5)(asked))
 
 
-def test_far_from_the_origin_and_far_from_everything() -> None:
+@pytest.mark.parametrize("boxed", [False, True])
+def test_far_from_the_origin_and_far_from_everything(boxed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outliers, "_ALL", 0 if boxed else outliers._ALL)
     rng = np.random.default_rng(2)
     reference, asked = 50 + rng.random((300, 3)), 50 + rng.random((50, 3)) * 3
     theirs = -LocalOutlierFactor(5, novelty=True).fit(reference).score_samples(asked)
