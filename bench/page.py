@@ -51,7 +51,7 @@ BEYOND = {
 }
 VERDICTS = ("score", "cost", "validity_judge", "plausibility", "n_changed", "second_critic", "retrained")
 GROUP = ("data", "split", "factuals", "quick", "settings")
-TRAINED = ("training.", "threads=")  # settings that belong to a method, not to the world: others need not share them
+TRAINED = ("training.", "threads=")  # settings that say how a network was trained, and nothing of the world
 SPARING = {f"{name}, fewest changes": name for name in OURS}  # rows of ours asked with the options `FEWEST`
 MINE = (*OURS, *SPARING)
 INTRO = f"""# The paper's comparison
@@ -111,14 +111,16 @@ def sections(cells: Sequence[dict[str, Any]]) -> list[pd.DataFrame]:
     """Cells that may be compared: of one data set and split, as many people, the same settings but for `TRAINED`. Quick
     ones are last.
 
-    Of a cell that was made again, with other training or because a package was missing, the last line counts. What it
-    holds as ``fewest`` is a row of its own, see `SPARING`.
+    Of a method that was trained in several ways, the cells like its last line count; of a cell that was made again,
+    because a package was missing, the last line. What it holds as ``fewest`` is a row of its own, see `SPARING`.
     """
     frame = pd.DataFrame(cells)
     if frame.empty:
         return []
-    worlds = frame["settings"].map(lambda given: [each for each in given if not each.startswith(TRAINED)])
+    worlds = frame["settings"].map(lambda given: [each for each in given if not each.lstrip("+~").startswith(TRAINED)])
     frame["group"] = frame[list(GROUP)].assign(settings=worlds).astype(str).agg("|".join, axis=1)
+    trained = frame["settings"].astype(str)
+    frame = frame[trained == trained.groupby([frame["group"], frame["method"]]).transform("last")]
     frame = frame[~frame.duplicated(["group", "seed", "method"], keep="last")]
     groups = [_with_fewest(rows) for _, rows in frame.groupby("group", sort=False)]
     return sorted(groups, key=lambda rows: bool(rows["quick"].iloc[0]))
@@ -202,11 +204,13 @@ def _apart(rows: pd.DataFrame, key: str, mine: str, other: str) -> str:
 
 
 def _eligible(rows: pd.DataFrame, key: str, column: Column) -> pd.Series:
-    """Means over seeds by method, of the methods whose figure may be called best."""
+    """Means over seeds by method, of the methods whose figure may be called best: not ours of a few seeds only."""
     if key not in rows:
         return pd.Series(dtype=float)
     grouped = rows.astype({key: float}).groupby("method", sort=False)
     means = grouped[key].mean().dropna().drop(CEILING, errors="ignore")
+    partial = grouped.size()[means.index] < rows["seed"].nunique()
+    means = means[~(partial & means.index.isin(MINE))]
     return means[grouped["found"].mean()[means.index] >= ENOUGH] if column.of_answers else means
 
 

@@ -4,7 +4,8 @@ python -m bench.paper --folder DIR                # everything: adult, compas, h
 python -m bench.paper --quick                     # COMPAS, one seed, 50 people, short trainings: minutes
 
 One line of JSON per (data, seed, method) in --out. Cells that the file already holds are not computed again, so a run
-that was stopped goes on where it was. --page is made anew of all cells of the file, with a picture per data set.
+that was stopped goes on where it was. --page is made anew of all cells of the file, with a picture per data set; of a
+method that was trained in several ways (training.*, threads), it shows the cells that are like its last line.
 """
 
 from __future__ import annotations

@@ -110,10 +110,8 @@ class _Adapter:
             if name not in frame.columns:
                 raise ValueError(f"column {name!r} is missing; the classifier takes {', '.join(self._columns)}")
         frame = frame[self._columns]
-        for name, dtype in self._dtypes.items():
-            if frame[name].dtype != dtype:
-                frame = frame.assign(**{str(name): _cast(frame[name], dtype)})
-        return frame
+        wrong = [name for name, has in frame.dtypes.items() if name in self._dtypes and has != self._dtypes[name]]
+        return frame.assign(**{str(name): _cast(frame[name], self._dtypes[name]) for name in wrong})
 
     def _checked(self, frame: pd.DataFrame, rows: str) -> np.ndarray:
         try:

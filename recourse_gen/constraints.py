@@ -144,10 +144,9 @@ class Constraints:
         return broken
 
     def concerns(self, names: Sequence[str]) -> list[str]:
-        """Those of a table's columns on which `violations` depends; it may be given these alone."""
-        if self.max_changes is not None:
-            return list(names)
-        return [name for name in names if name in {*self.immutable, *self.limited}.union(*self.together)]
+        """Those of a table's columns on which `violations` depends; if there are any, it may be given these alone."""
+        concerned = {*self.immutable, *self.limited}.union(*self.together)
+        return [name for name in names if self.max_changes is not None or name in concerned]
 
     @property
     def limited(self) -> set[str]:

@@ -87,11 +87,15 @@ class Scorer:
         """The classifier's probability for each row of `frame`, and whether it is enough and the rules are kept."""
         probability = self.classifier.probability(frame)
         valid = (probability > 0.5) & (probability >= self.confidence)
-        concerned = self.constraints.concerns(self.transform.schema.names)
-        if concerned:
-            before, after = people.frame[concerned].iloc[person[valid]], frame.loc[valid, concerned]
+        if self.concerned:
+            before, after = people.frame[self.concerned].iloc[person[valid]], frame.loc[valid, self.concerned]
             valid[valid] &= ~self.constraints.violations(before, after)
         return probability, valid
+
+    @cached_property
+    def concerned(self) -> list[str]:
+        """The columns that the constraints look at."""
+        return self.constraints.concerns(self.transform.schema.names)
 
     def _rounded(self, frame: pd.DataFrame, drawn: Rows) -> Rows:
         """`drawn` with the whole numbers that the frame holds, so that equal answers count as equal."""

@@ -63,7 +63,11 @@ class TableTransform:
                 _check_whole(feature, column)
         # Rows are taken more than once from here on.
         frame = frame[list(self.schema.names)].set_flags(allows_duplicate_labels=True)
-        frame = frame.astype({name: dtype for name, dtype in self.dtypes.items() if frame[name].dtype != dtype})
+        cast = {name: dtype for name, dtype in self.dtypes.items() if frame[name].dtype != dtype}
+        with np.errstate(over="ignore"):
+            frame = frame.astype(cast)
+        for name in cast:
+            check_values(frame[name])  # a narrower dtype need not hold them
         # To pandas, unordered categories are the same in any order; to a classifier that takes codes they are not.
         order = {name: dtype.categories for name, dtype in self._categories.items()}
         moved = {name: to for name, to in order.items() if not frame[name].cat.categories.equals(to)}

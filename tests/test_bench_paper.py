@@ -177,11 +177,19 @@ def test_cells_of_different_protocols_share_no_table() -> None:
     assert found[-1]["quick"].all()
 
 
-def test_trainings_of_any_length_share_a_table_and_the_last_counts() -> None:
-    short, long = ["threads=1", "training.steps=4"], ["training.steps=8"]
-    rows = [cell("ar", settings=short, cost=0.4), cell("rival", settings=short), cell("ar", settings=long, cost=0.3)]
-    (section,) = page.sections(rows)
+def test_trainings_of_any_length_share_a_table_and_those_like_the_last_count() -> None:
+    short, long = ["threads=1", "training.steps=4"], ["+training.steps=8"]
+    rows = [cell("ar", seed, settings=short, cost=0.4) for seed in (0, 1)]
+    (section,) = page.sections([*rows, cell("rival", settings=short), cell("ar", settings=long, cost=0.3)])
     assert dict(zip(section["method"], section["cost"], strict=True)) == {"rival": 0.5, "ar": 0.3}
+
+
+def test_ours_do_not_lead_by_a_few_seeds() -> None:
+    few = cell("exact", 1, cost=0.1)
+    rows = [few, *(cell("ar", seed, cost=0.6) for seed in (0, 1)), *(cell("rival", s, cost=0.5) for s in (0, 1))]
+    text = page.section(page.sections(rows)[0], "picture.png")
+    assert "cost: **ours do not lead.** `rival` has 0.500, `ar` 0.600" in text
+    assert "| `exact` (1 of 2 seeds) | 0.100 |" in text and "| `rival` | **0.500** ± 0.000 |" in text
 
 
 def test_the_fewest_changes_are_a_row_of_their_own_and_count_as_ours() -> None:

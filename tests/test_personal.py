@@ -104,6 +104,14 @@ def test_violations_and_masks_are_those_of_each_person() -> None:
     alone = np.array([given[i].violations(frame.loc[[i]], after.loc[[i]])[0] for i in frame.index])
     np.testing.assert_array_equal(rules.violations(frame, after), alone)
     assert 0 < alone.sum() < len(alone)
+    # Columns that are no concern of theirs need not be there.
+    for rule in [kinds[0], kinds[2], kinds[4]]:
+        assert rule.concerns(names) == [name for name in names if name in str(rule)]
+    mixed = {label: kinds[i % 3] for i, label in enumerate(frame.index)}
+    for some in (*kinds, rules_for(mixed, table.schema, frame.index)):
+        few = some.concerns(names)
+        np.testing.assert_array_equal(some.violations(frame[few], after[few]), some.violations(frame, after))
+    assert Constraints().concerns(names) == [] and kinds[3].concerns(names) == list(names)
     np.testing.assert_array_equal(
         metrics.violations(frame, after.mask(np.repeat(alone[:, None], 4, 1)), rules), np.zeros(60, dtype=bool)
     )

@@ -104,6 +104,15 @@ def test_check_keeps_the_index_and_leaves_its_input_alone():
     pd.testing.assert_frame_equal(given_frame, before)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "Float32", "float[pyarrow]"])
+def test_a_number_that_the_training_dtype_cannot_hold_is_refused(dtype):
+    frame = pd.DataFrame({"a": np.arange(6.0)}).astype(dtype)
+    transform = TableTransform(Schema.infer(frame, tokenize="none")).fit(frame)
+    for method in (transform.check, transform.encode):
+        with pytest.raises(ValueError, match="column 'a' holds infinite values"):
+            method(pd.DataFrame({"a": [1.0, 1e39]}))
+
+
 @pytest.mark.parametrize(
     ("frame", "sentence"),
     [
