@@ -217,7 +217,8 @@ def _eligible(rows: pd.DataFrame, key: str, column: Column) -> pd.Series:
 def _table(rows: pd.DataFrame, columns: dict[str, Column], published: dict[str, float] | None = None) -> str:
     """Methods by measures: ours, the others, the nearest partner, the best there is, and the published row."""
     columns = {key: column for key, column in columns.items() if key in rows and rows[key].notna().any()}
-    names = sorted(rows["method"].unique(), key=lambda name: (name == CEILING, name == PARTNER, name not in MINE))
+    place = {name: i for i, name in enumerate([*MINE, None, PARTNER, CEILING])}
+    names = sorted(rows["method"].unique(), key=lambda name: place.get(name, place[None]))
     seeds = rows["seed"].nunique()
     best = {key: _best(rows, key, column) for key, column in columns.items()}
     lines = []
