@@ -54,6 +54,8 @@ class Draft:
             free = f.max_changes - self.changes - (~self.stay[:, column + 1 :]).sum(1)
             free = free - self.stay[:, [d for d in group if d > column]].sum(1)
             self.pinned = self.pinned | (self.stay[:, column] & (free <= 0))
+        for other in (d for d in group if d > column and any(d in pair for pair in f.ordered)):
+            self.pinned = self.pinned | (self.stay[:, column] & ~self._can_move(other, column))
         limits = self._limits(column, free) if any(column in pair for pair in f.ordered) else None
         if t is not None:
             mask = f.tokens[:, t, :size][self.owner]
@@ -198,6 +200,13 @@ class Draft:
             nearest = theirs.gather(1, (free - 1).clamp(0, len(later))[:, None])[:, 0]
             least, most = (torch.maximum(least, nearest), most) if lower else (least, torch.minimum(most, nearest))
         return least, most
+
+    def _can_move(self, column: int, drawn: int) -> Tensor:
+        """Bool ``(R,)``: may this column take another value than its own, given the first `drawn` columns?"""
+        least, most = (
+            self._nearest(column, self._edge(column, drawn, side), side, leaves=True) for side in (True, False)
+        )
+        return least <= most
 
     def _limits_of_moving(self, column: int) -> tuple[Tensor, Tensor]:
         """Raw limits ``(R,)`` on this column where it changes: those ordered with it in its group change too, and later

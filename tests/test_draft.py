@@ -15,6 +15,7 @@ from backbones.alphabet import SPACINGS, Alphabet
 from recourse_gen.constraints import Constraints, changed_cells
 from recourse_gen.rows import Rows
 from recourse_gen.schema import Schema
+from recourse_gen.testing.tables import table_of
 from recourse_gen.transform import TableTransform
 
 
@@ -216,3 +217,19 @@ def test_what_is_open_equals_the_masks_of_a_rule_that_never_binds(case):
     for column, size in enumerate(alphabet.sizes):
         assert torch.equal(free.open[:, column, :size], bound.mask(column))
         assert not free.open[:, column, size:].any()
+
+
+def test_a_group_stays_where_one_of_it_cannot_move_any_more():
+    frame = pd.DataFrame({"c": [0, 2, 3, -3], "a": [-2, -1, 3, -1], "b": [1, 0, -3, 3]}, dtype="int8")
+    table = table_of(frame, tokenize="none")
+    rules = Constraints(
+        monotone={name: "increase" for name in "cab"},
+        ordered=[("b", "c")],
+        together=[("a", "b")],
+        ranges={"c": (0, None)},
+    )
+    # The first person's c has to reach b at least; where it gets no further, neither b nor a has anywhere to go.
+    before, after = answers(table, rules, spacing="quantile", bins=7, samples=200, seed=0)
+    assert not rules.violations(before, after).any()
+    stays = after["c"].eq(1).to_numpy() & (before["c"].to_numpy() == 0)
+    assert stays.any() and not after[stays].ne(before[stays].to_numpy())[["a", "b"]].any(axis=None)
