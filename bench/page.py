@@ -79,6 +79,8 @@ draws the labels, a perceptron learns them, and people whom it turns down are he
 - In the committed file, `ar`, `flow` and `diffusion` made their *steps* on COMPAS in batches of 512 pairs at a rate of
   2e-3, the default, and on all other data in batches of 256 at a rate of 4e-3, the default of then. To repeat these,
   and them alone, add `training.batch_size=256 training.learning_rate=4e-3` to `--set`.
+- The committed file was made with the versions that `constraints.txt` pins: torch 2.13.0, numpy 2.4.6, pandas 3.1.1,
+  scikit-learn 1.9.1. Cells made since note theirs.
 - *fewest changes*: the same networks asked with `{", ".join(f"{key}={value}" for key, value in FEWEST.items())}`
   (by default {SearchOptions.change_price}): what one more changed column weighs, in units of cost, while answers are
   made sparse.
@@ -162,6 +164,8 @@ def section(rows: pd.DataFrame, picture: str) -> str:
     told = [f"- `{r.method}` cannot work here: {r.refused}" for r in refused.drop_duplicates("method").itertuples()]
     rows = rows.drop(refused.index)
     parts = [f"## {_title(rows if len(rows) else refused)}", f"```bash\n{commands}\n```"]
+    if "versions" in rows and len(noted := rows["versions"].dropna().unique()):
+        parts.append(f"Made with {'; '.join(noted)}.")
     if len(rows):
         parts += [_table(rows, PAPER, PUBLISHED.get(data)), "\n".join([*verdicts(rows), *told])]
         parts += [_table(rows, BEYOND), f"![cost against validity and plausibility]({picture})"]

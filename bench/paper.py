@@ -15,6 +15,7 @@ import json
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from bench import methods, page
 from bench.cells import add_options, append, command, configure, read
 from bench.protocol import DATA, Trial, settings, split
 
+PACKAGES = ("torch", "numpy", "pandas", "scikit-learn")  # whose versions a cell notes
 # What makes two cells the same cell; minutes: of training, where it was given more of them.
 KEY = ("data", "seed", "method", "split", "factuals", "quick", "settings", "minutes")
 
@@ -102,8 +104,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     arguments = parse(argv)
     warnings.simplefilter("ignore", UserWarning)
+    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     for cell in cells(arguments):
-        append(arguments.out, {**cell, "command": command("bench.paper", argv)})
+        append(arguments.out, {**cell, "command": command("bench.paper", argv), "versions": versions})
         said = cell.get("refused") or f"score {cell['score']:.3f}, lead {cell['lead']:+.3f}"
         print(f"{cell['data']} {cell['seed']} {cell['method']}: {said}", file=sys.stderr, flush=True)
     page.write(arguments.page, read(arguments.out), arguments.out)

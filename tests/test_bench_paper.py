@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import train
 from bench import baselines, methods, page, paper, protocol
@@ -73,6 +74,7 @@ def test_small_comparison_from_the_command_to_the_page(
     text = written.read_text()
     assert "`refuser` cannot work here: this classifier has no gradient" in text
     assert f"| `exact, fewest changes` | {fewest['cost']:.3f} |" in text.replace("**", "")
+    assert f"Made with torch {torch.__version__.split('+')[0]}" in text
     assert "`results/paper.jsonl`" in text and "python -m bench.paper --quick" in text
     assert (written.parent / "paper-moons.png").read_bytes()[:4] == b"\x89PNG"
 
