@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -93,7 +94,8 @@ class OutlierFactor:
             some = features[start : start + _ASKED]
             asking, row = self._boxes.within_reach(torch.from_numpy(some).float(), k)
             apart = _apart(some, asking, self.rows, row)
-            order = np.lexsort((row, apart, asking))
+            # Equally near ones stay as the boxes have them, in any company.
+            order = np.lexsort((apart, asking))
             parts.append((asking[order] + start, row[order], apart[order]))
         asking, row, apart = (np.concatenate(part) for part in zip(*parts, strict=True))
         return Pairs(asking, row, apart, own)
@@ -135,16 +137,23 @@ class _Boxes:
     """Reference rows in G boxes, such that most of them are out of reach for any one row, and are never looked at.
 
     order: the rows, box by box, int64 ``(M,)``. ends: of each box in that order. table: float32 ``(M, E)`` and squares:
-    of its rows ``(M,)``, in that order. low, high, centre: float32 ``(G, E)``.
+    of its rows ``(M,)``, in that order. centre: of each box, float32 ``(G, E)``. varies: 1 in the columns where a box's
+    rows differ, else 0, and same: what all of them hold elsewhere, float32 ``(G, E)`` each; where categories are
+    columns, that is most of a box. parts: of each box, what differs. wide: the W columns with more than two values,
+    int64; low, high: within which a box lies there, float32 ``(G, W)``, infinite where its rows are the same.
     """
 
     order: np.ndarray
     ends: list[int]
     table: Tensor
     squares: Tensor
+    centre: Tensor
+    varies: Tensor
+    same: Tensor
+    parts: list[_Box]
+    wide: Tensor
     low: Tensor
     high: Tensor
-    centre: Tensor
 
     @classmethod
     def around(cls, rows: np.ndarray, least: int) -> _Boxes:
@@ -168,53 +177,94 @@ class _Boxes:
         low, high, centre = (
             torch.stack([part(cells, 0) for cells in tables]) for part in (torch.amin, torch.amax, torch.mean)
         )
-        ends = np.cumsum([len(at) for at in parts]).tolist()
-        return cls(np.concatenate(parts), ends, table, table.square().sum(1), low, high, centre)
+        varies = low < high
+        wide = ((table != low.amin(0)) & (table != high.amax(0))).any(0).nonzero()[:, 0]
+        return cls(
+            order=np.concatenate(parts),
+            ends=np.cumsum([len(at) for at in parts]).tolist(),
+            table=table,
+            squares=table.square().sum(1),
+            centre=centre,
+            varies=varies.float(),
+            same=torch.where(varies, 0.0, low),
+            parts=[_Box.of(cells, differ) for cells, differ in zip(tables, varies, strict=True)],
+            wide=wide,
+            low=torch.where(varies, low, -torch.inf)[:, wide],
+            high=torch.where(varies, high, torch.inf)[:, wide],
+        )
 
     def within_reach(self, asked: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Pairs of an asking row, float32 ``(B, E)``, and a reference row, int64 ``(P,)`` each: its k nearest, those
         that are equally near, and a few more."""
-        own = asked.square().sum(1)
-        if len(asked) * len(self.table) <= _ALL:
-            apart = torch.addmm(self.squares, asked, self.table.T, alpha=-2.0)
-            reach = self._generous(apart.topk(k, largest=False).values[:, -1], own)
-            who, place = (apart <= reach[:, None]).nonzero(as_tuple=True)
-            return who.numpy(), self.order[place.numpy()]
-        home = torch.addmm(self.centre.square().sum(1), asked, self.centre.T, alpha=-2.0).argmin(1)
         # The square of the asking row is the same for all, and left out of distances.
-        reach = torch.empty(len(asked), dtype=torch.float32)
-        for box in home.unique().tolist():
-            at = (home == box).nonzero()[:, 0]
-            reach[at] = self._apart(asked[at], box).topk(k, largest=False).values[:, -1]
-        reach = self._generous(reach, own)
-        open_to = self._outside(asked) <= (reach + own)[:, None]
-        pairs = []
+        if len(asked) * len(self.table) <= _ALL:
+            apart = torch.addmm(self.squares, asked, self.table.T, alpha=-2.0).numpy()
+            reach = self._generous(np.partition(apart, k - 1)[:, k - 1], asked)
+            who, place = (apart <= reach[:, None]).nonzero()
+            return who, self.order[place]
+        alike = torch.addmm(self.same.square().sum(1), asked, self.same.T, alpha=-2.0)
+        reach = self._generous(self._reach(asked, alike, k), asked)
+        beyond = alike + self._gaps(asked) - asked.square() @ self.varies.T
+        open_to, same = (beyond.numpy() <= reach[:, None]).T.copy(), alike.T.contiguous().numpy()
+        asking, places, start = [], [], 0
         for box, end in enumerate(self.ends):
-            at = open_to[:, box].nonzero()[:, 0]
+            at = np.flatnonzero(open_to[box])
             if len(at):
-                apart = self._apart(asked[at], box)
-                who, row = (apart <= reach[at, None]).nonzero(as_tuple=True)
-                pairs.append(torch.stack([at[who], row + end - apart.shape[1]]))
-        asking, row = torch.cat(pairs, 1).numpy()
-        return asking, self.order[row]
+                apart = self.parts[box].apart(asked, at)
+                near = np.flatnonzero(apart <= (reach[at] - same[box, at])[:, None])
+                who, place = np.divmod(near, end - start)
+                asking.append(at[who])
+                places.append(place + start)
+            start = end
+        return np.concatenate(asking), self.order[np.concatenate(places)]
 
-    def _generous(self, reach: Tensor, own: Tensor) -> Tensor:
+    def _reach(self, asked: Tensor, alike: Tensor, k: int) -> np.ndarray:
+        """Float32 ``(B,)``: the squared distance to the k-th nearest row of the box with the nearest centre. alike: to
+        each box in the columns where its rows are the same, ``(B, G)``."""
+        home = torch.addmm(self.centre.square().sum(1), asked, self.centre.T, alpha=-2.0).argmin(1)
+        reach = alike.gather(1, home[:, None])[:, 0].numpy()
+        order, ends = home.argsort().numpy(), home.bincount(minlength=len(self.ends)).cumsum(0).numpy()
+        for part, at in zip(self.parts, np.split(order, ends[:-1]), strict=True):
+            if len(at):
+                apart = part.apart(asked, at)
+                apart.partition(k - 1)
+                reach[at] += apart[:, k - 1]
+        return reach
+
+    def _generous(self, reach: np.ndarray, asked: Tensor) -> np.ndarray:
         """No product of float32 is exact: a little more than what is needed is kept, to be asked exactly."""
-        return reach + 1e-5 * (1.0 + self.squares.max() + own)
+        return reach + 1e-5 * (1.0 + self.squares.max() + asked.square().sum(1)).numpy()
 
-    def _outside(self, asked: Tensor) -> Tensor:
-        """Float32 ``(B, G)``: squared distances of rows ``(B, E)`` to the boxes, 0 inside."""
+    def _gaps(self, asked: Tensor) -> Tensor:
+        """Float32 ``(B, G)``: squared distances of rows ``(B, E)`` to the boxes in the wide columns where their rows
+        differ, 0 inside. In the others a row has one of two values, and a box whose rows differ has both."""
         squares = torch.empty(len(asked), len(self.low), dtype=torch.float32)
-        size = max(1, _CELLS // self.low.numel())
-        for some, out in zip(asked[:, None].split(size), squares.split(size), strict=True):
+        size = max(1, _CELLS // max(self.low.numel(), 1))
+        for some, out in zip(asked[:, None, self.wide].split(size), squares.split(size), strict=True):
             gap = some.clamp(self.low, self.high).sub_(some)
             torch.linalg.vecdot(gap, gap, out=out)
         return squares
 
-    def _apart(self, asked: Tensor, box: int) -> Tensor:
-        """Squared distances to the rows of a box, less the square of each asking row."""
-        at = slice(self.ends[box - 1] if box else 0, self.ends[box])
-        return torch.addmm(self.squares[at], asked, self.table[at].T, alpha=-2.0)
+
+class _Box(NamedTuple):
+    """columns: where its V rows differ, int64 ``(F,)``. table: what they hold there, float32 ``(F, V)``. squares: of
+    each row there, float32 ``(V,)``."""
+
+    columns: Tensor
+    table: Tensor
+    squares: Tensor
+
+    @classmethod
+    def of(cls, cells: Tensor, differ: Tensor) -> _Box:
+        columns = differ.nonzero()[:, 0]
+        table = cells[:, columns]
+        return cls(columns, table.T, table.square().sum(1))
+
+    def apart(self, asked: Tensor, at: np.ndarray) -> np.ndarray:
+        """Float32 ``(A, V)``: squared distances in these columns of the asking rows at `at`, int64 ``(A,)``, less the
+        square of each asking row."""
+        cells = asked.index_select(0, torch.from_numpy(at)).index_select(1, self.columns)
+        return torch.addmm(self.squares, cells, self.table, alpha=-2.0).numpy()
 
 
 @dataclass(frozen=True)
