@@ -20,10 +20,10 @@ from backbones.layers import (
     ChangedEmbedding,
     ColumnEmbedding,
     ColumnHead,
-    Perceptron,
     ScalarEmbedding,
     log_choice,
 )
+from backbones.perceptron import Perceptron
 from backbones.replay import Replay
 from recourse_gen.backbone import Backbone
 from recourse_gen.constraints import Feasible
@@ -93,7 +93,7 @@ class AutoregressiveBackbone(Backbone):
         self.encoder_position = nn.Parameter(torch.randn(columns, width) * 0.1)
         self.decoder_position = nn.Parameter(torch.randn(columns, width) * 0.1)
         self.encoder = (
-            Perceptron(columns, width, encoder_layers)
+            Perceptron(columns, width, encoder_layers, expansion=6)
             if encoder == "mlp"
             else nn.ModuleList([Block(width, heads) for _ in range(encoder_layers)])
         )

@@ -7,6 +7,7 @@ numbers need is E[x⁺ | x_t, x]; all that masked diffusion and discrete flows o
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.alphabet import Alphabet
-from backbones.layers import Attention, Kept, LevelTable, Modulation, Perceptron
+from backbones.layers import Attention, Kept, LevelTable
+from backbones.perceptron import Modulation, Perceptron
 from recourse_gen.rows import Rows
 from recourse_gen.schema import Schema
 
@@ -39,14 +41,17 @@ class Context(NamedTuple):
 class Moment(NamedTuple):
     """A time on the path, where x_t = signal·x⁺ + noise·ε.
 
-    signal, noise: ``(1, 1)`` for all states, or ``(B, 1)`` for one state of each factual. scale: 1 over the standard
-    deviation of x_t, of the same shape. condition: of λ and the time, ``(B, W)``.
+    signal, noise: ``(1, 1)`` for all states, or ``(B, 1)`` for one state of each factual. scale, skip, gain: c_in,
+    c_skip and c_out of the preconditioning of Karras et al. (2022), of the same shape. modulations: what the body takes
+    of λ and the time, by layer.
     """
 
     signal: Tensor
     noise: Tensor
     scale: Tensor
-    condition: Tensor
+    skip: Tensor
+    gain: Tensor
+    modulations: tuple[tuple[Tensor, ...], ...]
 
 
 class Endpoint(NamedTuple):
@@ -63,12 +68,15 @@ class Denoiser(nn.Module):
 
     width: of a column's embedding. heads: of attention. layers: number of blocks.
     body: ``transformer`` over the columns, or ``mlp`` over all of them flattened; both conditioned on time and λ.
+    expansion: hidden units of the ``mlp``, in widths; most of what a sample costs is their square.
     cost_prior: add −λ·s_d·C_d(x_d, ·) to the logits of token column d, with s_d learned from 1: the factor of Q.
     """
 
-    def __init__(self, schema: Schema, *, width: int, heads: int, layers: int, body: str, cost_prior: bool) -> None:
+    def __init__(
+        self, schema: Schema, *, width: int, heads: int, layers: int, body: str, expansion: int, cost_prior: bool
+    ) -> None:
         super().__init__()
-        for name, value in (("width", width), ("heads", heads), ("layers", layers)):
+        for name, value in (("width", width), ("heads", heads), ("layers", layers), ("expansion", expansion)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if body not in BODIES:
@@ -82,14 +90,14 @@ class Denoiser(nn.Module):
         self.time_condition = WaveEmbedding(1, width)
         # A column alone has nothing to attend to.
         attend = body == "transformer" and columns > 1
-        self.body = Transformer(width, heads, layers) if attend else Perceptron(columns, width, layers)
+        self.body = Transformer(width, heads, layers) if attend else Perceptron(columns, width, layers, expansion)
         self._entries = Kept()
 
     def context(self, factual: Rows, cost_weight: Tensor) -> Context:
         """Of factuals, their numbers as normal scores, and λ ``(B,)``."""
         columns, prior = [], factual.num.new_zeros(factual.batch_size, 0, 1)
         if self.tokens is not None:
-            columns.append(self.tokens.embed(self.tokens.factual(), factual.cat))
+            columns.append(F.embedding(factual.cat + self.tokens.offset, self.tokens.factual().flatten(0, 1)))
             prior = (self.tokens.bias + self.tokens.padding).expand(factual.batch_size, -1, -1)
             if self.cost_scale is not None:
                 scale = (cost_weight[:, None] * self.cost_scale)[..., None]
@@ -102,59 +110,62 @@ class Denoiser(nn.Module):
 
     def moments(self, context: Context, signal: Tensor, noise: Tensor) -> list[Moment]:
         """K times, from coefficients ``(K, 1, 1)`` or ``(K, B, 1)``."""
-        # Preconditioning of Karras et al. (2022), eq. 7 and table 1, with σ_data = 1 and x_t of any scale.
+        # Eq. 7 and table 1 of Karras et al. (2022), with σ_data = 1 and x_t of any scale.
         scale = (signal**2 + noise**2).rsqrt()
+        skip, gain = signal * scale**2, noise * scale
         # c_noise = ln(σ) / 4; the ends, where a coefficient is 0, are clipped.
         time = (torch.log(noise / signal) / 4).clamp(-2.0, 2.0)
         condition = F.silu(context.condition + self.time_condition(time))
-        return [Moment(*parts) for parts in zip(signal, noise, scale, condition, strict=True)]
+        layers = [zip(*(part.unbind() for part in layer), strict=True) for layer in self.body.modulations(condition)]
+        return [
+            Moment(*parts) for parts in zip(signal, noise, scale, skip, gain, zip(*layers, strict=True), strict=True)
+        ]
 
     def forward(self, context: Context, state: Rows, moment: Moment) -> Endpoint:
         """Endpoint given states x_t ``(R, ·)`` of B contexts at one moment, S = R / B in a row of each.
 
         state.cat holds codes, or as many as a column has levels for a masked one.
         """
-        signal, noise, scale, condition = moment
         each = len(context.cat), len(state.cat) // max(len(context.cat), 1)
-        count, columns, changed, numbers = context.cat.shape[1], [], None, None
+        count, columns, moves, numbers = context.cat.shape[1], [], None, None
         if self.tokens is not None:
-            changed = (state.cat.unflatten(0, each) != context.cat[:, None]).flatten(0, 1).to(context.columns.dtype)
-            columns.append(self.tokens.embed(self.tokens.states(), state.cat) * changed[..., None])
+            moves = self.tokens.moves(context.cat, state.cat.unflatten(0, each)).flatten(0, 1)
+            columns.append(F.embedding(moves, self.tokens.states()))
         if self.numbers is not None:
-            numbers = self.numbers.state((state.num * scale)[..., None])
+            numbers = self.numbers.state((state.num * moment.scale)[..., None])
             columns.append(numbers)
         x = context.columns[:, None] + torch.cat(columns, 1).unflatten(0, each)
         if isinstance(self.body, Perceptron) and context.entered is not None:
-            entered = context.entered[:, None] + self._entered(state.cat, changed, numbers).unflatten(0, each)
-            hidden = self.body.after(entered, x, condition).flatten(0, 1)
+            entered = context.entered[:, None] + self._entered(moves, numbers).unflatten(0, each)
+            hidden = self.body.after(entered, x, moment.modulations).flatten(0, 1)
         else:
-            hidden = self.body(x, condition).flatten(0, 1)
+            hidden = self.body(x, moment.modulations).flatten(0, 1)
         logits, num = context.prior, state.num
         if self.tokens is not None:
             logits = self.tokens.logits(hidden[:, :count], context.prior)
         if self.numbers is not None:
-            # c_skip and c_out
-            num = torch.addcmul((signal * scale**2) * state.num, noise * scale, self.numbers.read(hidden[:, count:]))
+            num = torch.addcmul(moment.skip * state.num, moment.gain, self.numbers.read(hidden[:, count:]))
         return Endpoint(num, logits)
 
-    def _entered(self, cat: Tensor, changed: Tensor | None, numbers: Tensor | None) -> Tensor:
-        """What a perceptron's first layer makes of states, ``(R, H)``. As it is linear, a token's vector can be looked
-        up behind it; only embedded numbers ``(R, N, W)`` need a product. changed: which tokens are, ``(R, C)``."""
+    def _entered(self, moves: Tensor | None, numbers: Tensor | None) -> Tensor:
+        """What a perceptron's first layer makes of states, ``(R, H)``. As it is linear, the vector of a token's move
+        can be looked up behind it; only embedded numbers ``(R, N, W)`` need a product. moves: ``(R, C)``."""
         assert isinstance(self.body, Perceptron)
-        weight, tokens, count = self.body.into.weight, self.tokens, cat.shape[1]
+        weight, tokens, parts = self.body.into.weight, self.tokens, []
         first = weight.unflatten(1, self.position.shape)
+        if moves is not None and tokens is not None:
 
-        def behind(tokens: TokenColumns) -> Tensor:
-            return torch.einsum("clw,hcw->clh", tokens.states(), first[:, :count]).flatten(0, 1)
+            def behind() -> Tensor:
+                vectors = tokens.states()[:-1].unflatten(0, (moves.shape[1], -1))
+                return F.pad(
+                    torch.einsum("clw,hcw->clh", vectors, first[:, : moves.shape[1]]).flatten(0, 1), (0, 0, 0, 1)
+                )
 
-        parts = []
-        if tokens is not None:
-            table = self._entries(lambda: behind(tokens), weight, *tokens.state_weights)
+            table = self._entries(behind, weight, *tokens.state_weights)
             # In low precision, a product has another type than its factors.
-            bag = cat + tokens.offset, table.to(weight.dtype)
-            parts.append(F.embedding_bag(*bag, mode="sum", per_sample_weights=changed))
+            parts.append(F.embedding_bag(moves, table.to(weight.dtype), mode="sum"))
         if numbers is not None:
-            parts.append(F.linear(numbers.flatten(1), first[:, count:].flatten(1)))
+            parts.append(F.linear(numbers.flatten(1), first[:, -numbers.shape[1] :].flatten(1)))
         return sum(parts[1:], parts[0])
 
 
@@ -220,17 +231,22 @@ class TokenColumns(nn.Module):
         self.bias = nn.Parameter(torch.zeros(count, size))
         self._states = Kept()
 
-    def embed(self, vectors: Tensor, cat: Tensor) -> Tensor:
-        """``(C, L + 1, W)`` at ``(R, C)`` → ``(R, C, W)``."""
-        return F.embedding(cat + self.offset, vectors.flatten(0, 1))
-
     @property
     def state_weights(self) -> tuple[Tensor, Tensor, Tensor]:
         return self.present.free, self.present.smooth, self.moved
 
+    def moves(self, factual: Tensor, cat: Tensor) -> Tensor:
+        """The places in `states` of codes ``(B, S, C)`` of states under each of B factuals ``(B, C)``."""
+        return torch.where(cat == factual[:, None], self.present.basis.shape[:2].numel(), cat + self.offset)
+
     def states(self) -> Tensor:
-        """Vectors of the codes of a state, where they differ from the factual's: ``(C, L + 1, W)``."""
-        return self._states(lambda: self.present() + self.moved[:, None], *self.state_weights)
+        """Vectors of the codes of a state, column by column, and zeros for whatever is as in the factual:
+        ``(C · (L + 1) + 1, W)``."""
+
+        def vectors() -> Tensor:
+            return F.pad((self.present() + self.moved[:, None]).flatten(0, 1), (0, 0, 0, 1))
+
+        return self._states(vectors, *self.state_weights)
 
     def logits(self, hidden: Tensor, prior: Tensor) -> Tensor:
         """``(R, C, W)`` and ``(B, C, L)`` → ``(R, C, L)``, R / B of each in a row."""
@@ -242,7 +258,7 @@ class TokenColumns(nn.Module):
 class AdaptiveBlock(nn.Module):
     """Transformer block with adaptive layer norm (Peebles and Xie 2023, DiT).
 
-    **Shape**: ``(B, S, D, W)``, ``(B, W)`` → ``(B, S, D, W)``.
+    **Shape**: ``(B, S, D, W)`` → ``(B, S, D, W)``.
     """
 
     def __init__(self, width: int, heads: int, expansion: int = 2) -> None:
@@ -254,25 +270,36 @@ class AdaptiveBlock(nn.Module):
         for last in (self.attention.out, self.down):
             nn.init.normal_(last.weight, std=0.5 / math.sqrt(last.in_features))
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        shift, scale, gate, ff_shift, ff_scale, ff_gate = (part[:, None] for part in self.modulation(condition))
-        normed = torch.addcmul(shift, self.norm(x), 1 + scale).flatten(0, 1)
-        x = torch.addcmul(x, 1 + gate, self.attention(normed, self.attention.keys_values(normed)).view_as(x))
-        normed = torch.addcmul(ff_shift, self.norm(x), 1 + ff_scale)
-        return torch.addcmul(x, 1 + ff_gate, self.down(F.gelu(self.up(normed))))
+    def modulate(self, condition: Tensor) -> tuple[Tensor, ...]:
+        """What `forward` takes of conditions ``(..., W)``: shift, scale and gate of either half, ``(..., 1, 1, W)``."""
+        shift, scale, gate, ff_shift, ff_scale, ff_gate = (part.unsqueeze(-2) for part in self.modulation(condition))
+        return shift, 1 + scale, 1 + gate, ff_shift, 1 + ff_scale, 1 + ff_gate
+
+    def forward(self, x: Tensor, *modulation: Tensor) -> Tensor:
+        shift, scale, gate, ff_shift, ff_scale, ff_gate = modulation
+        normed = torch.addcmul(shift, self.norm(x), scale).flatten(0, 1)
+        x = torch.addcmul(x, gate, self.attention(normed, self.attention.keys_values(normed)).view_as(x))
+        normed = torch.addcmul(ff_shift, self.norm(x), ff_scale)
+        return torch.addcmul(x, ff_gate, self.down(F.gelu(self.up(normed))))
 
 
 class Transformer(nn.Module):
     """Blocks over the columns and a last adaptive norm. **Shape**: S states under each of B conditions,
-    ``(B, S, D, W)``, ``(B, W)`` → ``(B, S, D, W)``."""
+    ``(B, S, D, W)`` → ``(B, S, D, W)``."""
 
     def __init__(self, width: int, heads: int, layers: int) -> None:
         super().__init__()
         self.blocks = nn.ModuleList([AdaptiveBlock(width, heads) for _ in range(layers)])
         self.norm, self.last = nn.LayerNorm(width, elementwise_affine=False), Modulation(width, width, 2)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        for block in self.blocks:
-            x = block(x, condition)
-        shift, scale = (part[:, None] for part in self.last(condition))
-        return torch.addcmul(shift, self.norm(x), 1 + scale)
+    def modulations(self, condition: Tensor) -> list[tuple[Tensor, ...]]:
+        """What each block, and then the last norm, takes of conditions ``(..., W)``."""
+        blocks = [block.modulate(condition) for block in self.blocks]  # type: ignore[operator]
+        shift, scale = (part.unsqueeze(-2) for part in self.last(condition))
+        return [*blocks, (shift, 1 + scale)]
+
+    def forward(self, x: Tensor, modulations: Sequence[tuple[Tensor, ...]]) -> Tensor:
+        for block, modulation in zip(self.blocks, modulations, strict=False):
+            x = block(x, *modulation)
+        shift, scale = modulations[-1]
+        return torch.addcmul(shift, self.norm(x), scale)

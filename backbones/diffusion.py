@@ -11,8 +11,9 @@ import math
 import torch
 from torch import Tensor
 
+from backbones.candidates import Candidates
 from backbones.descent import Descent
-from backbones.endpoint import Candidates, EndpointBackbone
+from backbones.endpoint import EndpointBackbone
 from recourse_gen.rows import Rows
 from recourse_gen.schema import Schema
 
@@ -27,7 +28,7 @@ class DiffusionBackbone(EndpointBackbone):
     sigma_min, sigma_max, rho: noise levels, EDM eq. 5; scores lie within ±3, so 20 is as good as all noise. The
         sampler's last level is that of τ = 1 / steps.
     sigma_mean, sigma_std: of ln σ in training; EDM's −1.2 at σ_data = 0.5, moved by ln 2.
-    width, heads, layers, body, cost_prior: of the network, see `backbones.denoiser.Denoiser`.
+    width, heads, layers, body, expansion, cost_prior: of the network, see `backbones.denoiser.Denoiser`.
     corruption, rao_blackwell: of training, see `backbones.endpoint.EndpointBackbone`.
     """
 
@@ -39,6 +40,7 @@ class DiffusionBackbone(EndpointBackbone):
         heads: int = 2,
         layers: int = 3,
         body: str = "mlp",
+        expansion: int = 3,
         cost_prior: bool = True,
         corruption: float = 0.45,
         rao_blackwell: bool = False,
@@ -55,6 +57,7 @@ class DiffusionBackbone(EndpointBackbone):
             heads=heads,
             layers=layers,
             body=body,
+            expansion=expansion,
             cost_prior=cost_prior,
             corruption=corruption,
             steps=steps,

@@ -137,8 +137,10 @@ class Draft:
         if self.tied:
             today = self.factual.num[self.owner, n]
             if column in self.groups:
-                leaves = ~self.stay[:, column] & (values == today)
-                values = torch.where(leaves, elsewhere(feature, today, self.low, self.high), values)
+                # A change too small to be one in raw units is none: the others of the group would change alone.
+                same = (values == today) | (decoded(feature, values) == self._given.raw[self.owner, column])
+                other = torch.where(self.stay[:, column], today, elsewhere(feature, today, self.low, self.high))
+                values = torch.where(same, other, values)
             values = torch.where(self.pinned, today, values)
             self._note(column, codes, values, values != today)
         self.num[:, n] = values

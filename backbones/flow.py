@@ -10,8 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from backbones.candidates import Candidates
 from backbones.descent import Descent
-from backbones.endpoint import Candidates, EndpointBackbone
+from backbones.endpoint import EndpointBackbone
 from recourse_gen.rows import Rows
 from recourse_gen.schema import Schema
 
@@ -31,7 +32,8 @@ class FlowBackbone(EndpointBackbone):
     path exactly. With tokens alone, sampling adds no error to the network's.
 
     source: of the tokens: ``factual``, ``mask``, or uniform ``noise``.
-    width, heads, layers, body, cost_prior: of the network, see `backbones.denoiser.Denoiser`. steps: of the sampler.
+    width, heads, layers, body, expansion, cost_prior: of the network, see `backbones.denoiser.Denoiser`.
+    steps: of the sampler.
     corruption, rao_blackwell: of training, see `backbones.endpoint.EndpointBackbone`.
     """
 
@@ -43,6 +45,7 @@ class FlowBackbone(EndpointBackbone):
         heads: int = 2,
         layers: int = 3,
         body: str = "mlp",
+        expansion: int = 3,
         cost_prior: bool = True,
         corruption: float = 0.45,
         rao_blackwell: bool = False,
@@ -55,6 +58,7 @@ class FlowBackbone(EndpointBackbone):
             heads=heads,
             layers=layers,
             body=body,
+            expansion=expansion,
             cost_prior=cost_prior,
             corruption=corruption,
             steps=steps,
@@ -105,8 +109,7 @@ class FlowBackbone(EndpointBackbone):
             end, logits = candidates.endpoint(Rows(numbers.num, cat), moments[k])
             numbers.step(end, left[k], left[k + 1])
             if after > before:
-                posterior = self._posterior(logits, cat, logits.new_full((1, 1), before / columns))
-                cat = self._jump(candidates, cat, posterior, (after - before) / (columns - before))
+                cat = self._jump(candidates, cat, logits, before / columns, (after - before) / (columns - before))
         return Rows(numbers.num, cat), logits
 
     def _evidence(self, factual: Rows, end: Rows, cost_weight: Tensor) -> Tensor:
@@ -133,25 +136,33 @@ class FlowBackbone(EndpointBackbone):
         """Logits ``(B, C, L)`` of p(x⁺_d | x_t) for columns that are not `_known`: Bayes' rule with the likelihood of
         the column's own state, which the path fixes. So the network is left with what the other columns say.
 
-        A state equal to the source occurs always if the endpoint is the same, else with probability 1 − κ.
         """
         if self.source == "mask":
             return logits
-        odds = 1 / (1 - share) if self.source == "factual" else 1 + self.levels * share / (1 - share)
+        odds = torch.as_tensor(self._odds(share))
         return logits.scatter_add(2, cat[..., None], odds.log().expand_as(cat)[..., None])
 
-    def _jump(self, candidates: Candidates, cat: Tensor, logits: Tensor, rate: float) -> Tensor:
+    def _odds(self, share: Tensor | float) -> Tensor | float:
+        """How much likelier a state is if the endpoint is the same than if it is another. One that equals the source
+        occurs always if the endpoint does too, else with probability 1 − κ."""
+        return 1 / (1 - share) if self.source == "factual" else 1 + self.levels * (share / (1 - share))
+
+    def _jump(self, candidates: Candidates, cat: Tensor, logits: Tensor, share: float, rate: float) -> Tensor:
         """Let each column jump with probability rate · p(x⁺_d ≠ x_t,d | x_t), to a level drawn from p(x⁺_d | x_t)."""
-        here = cat[..., None]
         if self.source == "mask":
             chance = rate * (cat == self.levels).to(logits.dtype)
-        else:
-            chance = rate * (1 - logits.softmax(2).gather(2, here)[..., 0])
+            return candidates.redraw(cat, self._due(candidates, chance), logits)
+        # `_posterior` changes the odds of the state itself alone, so not where a jump leads.
+        stay = logits.softmax(2).gather(2, cat[..., None])[..., 0]
+        leave = 1 - stay
+        chance = rate * leave / (leave + self._odds(share) * stay)
         if self.source == "factual":
             chance = chance.masked_fill(self._known(cat, candidates.factual.cat), 0.0)
-        # Systematic sampling: the same chances, but two columns jump at once only where more than one jump is due.
+        return candidates.redraw(cat, self._due(candidates, chance), logits, leave=True)
+
+    @staticmethod
+    def _due(candidates: Candidates, chance: Tensor) -> Tensor:
+        """Which columns jump, bool ``(R, C)``, each with its chance. Systematic sampling: two columns jump at once only
+        where more than one jump is due."""
         passed = chance.double().cumsum(1) + candidates.uniform()[:, :1]
-        jumps = (passed.floor() > (passed - chance).floor()) | (chance >= 1)
-        if self.source != "mask":
-            logits = logits.scatter(2, here, -torch.inf)
-        return candidates.redraw(cat, jumps, logits)
+        return (passed.floor() > (passed - chance).floor()) | (chance >= 1)

@@ -116,62 +116,6 @@ class Block(nn.Module):
         return self.feed_forward(x)
 
 
-class Modulation(nn.Module):
-    """Shift, scale and gate from the condition ``(R, W)``: `count` tensors ``(R, 1, width)``.
-
-    Unlike in DiT, gates start near 1 and weights are small rather than zero: a few layers train stably all the same,
-    and every parameter has a gradient from the first step.
-    """
-
-    def __init__(self, condition: int, width: int, count: int) -> None:
-        super().__init__()
-        self.count = count
-        self.linear = nn.Linear(condition, count * width)
-        nn.init.normal_(self.linear.weight, std=0.02)
-        nn.init.zeros_(self.linear.bias)
-
-    def forward(self, condition: Tensor) -> tuple[Tensor, ...]:
-        return self.linear(condition)[:, None].chunk(self.count, -1)
-
-
-class FilmBlock(nn.Module):
-    """Residual perceptron, scaled and shifted (FiLM, Perez et al. 2018). **Shape**: ``(B, S, H)``, ``(B, W)``."""
-
-    def __init__(self, hidden: int, width: int) -> None:
-        super().__init__()
-        self.norm, self.modulation = nn.LayerNorm(hidden, elementwise_affine=False), Modulation(width, hidden, 2)
-        self.up, self.down = nn.Linear(hidden, hidden), nn.Linear(hidden, hidden)
-
-    def forward(self, h: Tensor, condition: Tensor) -> Tensor:
-        shift, scale = self.modulation(condition)
-        return h + self.down(F.silu(self.up(torch.addcmul(shift, self.norm(h), 1 + scale))))
-
-
-class Perceptron(nn.Module):
-    """Residual blocks over all columns at once; the hidden layer is H = 6 W wide.
-
-    **Shape**: S states under each of B conditions, ``(B, S, D, W)``, ``(B, W)`` → ``(B, S, D, W)``.
-    """
-
-    def __init__(self, columns: int, width: int, layers: int, expansion: int = 6) -> None:
-        super().__init__()
-        hidden = expansion * width
-        self.into, self.out = nn.Linear(columns * width, hidden), nn.Linear(hidden, columns * width)
-        self.blocks = nn.ModuleList([FilmBlock(hidden, width) for _ in range(layers)])
-        self.norm, self.last = nn.LayerNorm(width), nn.LayerNorm(hidden)
-
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        return self.after(self.into(x.flatten(2)), x, condition)
-
-    def after(self, h: Tensor, x: Tensor, condition: Tensor) -> Tensor:
-        """The same, once the first layer has made ``(B, S, H)`` of the columns."""
-        for block in self.blocks:
-            h = block(h, condition)
-        # Each column's own embedding next to what all columns say together. A norm over the sum would leave numbers,
-        # which need little of the former, too little of the latter.
-        return self.norm(x) + self.out(self.last(h)).view_as(x)
-
-
 class LevelTable(nn.Module):
     """A learned vector per code of each column: a free one plus a smooth function of the code's rank, so that
     neighbouring values share what they learn. **Shape**: → ``(D, L, W)``.

@@ -14,7 +14,14 @@ from backbones.scores import NormalScores
 from recourse_gen import Feature, Schema
 from recourse_gen.rows import Rows
 
-SMALL: dict[str, Any] = {"width": 8, "heads": 2, "layers": 2, "body": "transformer", "cost_prior": True}
+SMALL: dict[str, Any] = {
+    "width": 8,
+    "heads": 2,
+    "layers": 2,
+    "body": "transformer",
+    "expansion": 3,
+    "cost_prior": True,
+}
 
 
 def number(name: str, quantiles: np.ndarray, bounds: tuple[float, float] = (0.0, 10.0)) -> Feature:

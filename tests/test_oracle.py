@@ -14,9 +14,10 @@ from scipy.special import gammaln
 from scipy.stats import chisquare
 from torch import Tensor, nn
 
+from backbones.candidates import Candidates
 from backbones.denoiser import Context, Endpoint, Moment
 from backbones.diffusion import DiffusionBackbone
-from backbones.endpoint import Candidates, EndpointBackbone
+from backbones.endpoint import EndpointBackbone
 from backbones.flow import FlowBackbone
 from recourse_gen import Feature, Schema
 from recourse_gen.cost import RecourseCost
@@ -49,7 +50,7 @@ class Oracle(nn.Module):
         return Context(torch.zeros(rows, 0), torch.zeros(rows, 1), factual.cat, torch.zeros(rows, columns, LEVELS))
 
     def moments(self, context: Context, signal: Tensor, noise: Tensor) -> list[Moment]:
-        return [Moment(*parts, *parts) for parts in zip(signal, noise, strict=True)]
+        return [Moment(*parts, *(parts[:1] * 3), ()) for parts in zip(signal, noise, strict=True)]
 
     def forward(self, context: Context, state: Rows, moment: Moment) -> Endpoint:
         model, scores, signal, noise = self.owner[0], self.partners.num, moment.signal, moment.noise
@@ -187,24 +188,23 @@ def test_a_step_for_several_columns_costs_little_where_few_change() -> None:
 class WrongRate(FlowBackbone):
     """Forgets that fewer columns are left to be decided."""
 
-    def _jump(self, draft: Any, cat: Tensor, logits: Tensor, rate: float) -> Tensor:
-        return super()._jump(draft, cat, logits, rate if rate == 1.0 else 1.0 / cat.shape[1])
+    def _jump(self, draft: Any, cat: Tensor, logits: Tensor, share: float, rate: float) -> Tensor:
+        return super()._jump(draft, cat, logits, share, rate if rate == 1.0 else 1.0 / cat.shape[1])
 
 
 class Independent(FlowBackbone):
     """Lets columns jump together."""
 
-    def _jump(self, draft: Any, cat: Tensor, logits: Tensor, rate: float) -> Tensor:
-        stays = logits.softmax(2).gather(2, cat[..., None])[..., 0]
-        jumps = (draft.uniform() < rate * (1 - stays)) & ~self._known(cat, draft.factual.cat)
-        return draft.redraw(cat, jumps, logits.scatter(2, cat[..., None], -math.inf))
+    @staticmethod
+    def _due(draft: Any, chance: Tensor) -> Tensor:
+        return draft.uniform() < chance
 
 
 class Unweighted(FlowBackbone):
     """Takes what the other columns say for the whole posterior."""
 
-    def _posterior(self, logits: Tensor, cat: Tensor, share: Tensor) -> Tensor:
-        return logits
+    def _jump(self, draft: Any, cat: Tensor, logits: Tensor, share: float, rate: float) -> Tensor:
+        return super()._jump(draft, cat, logits, 0.0, rate)
 
 
 class ManyAtOnce(DiffusionBackbone):
