@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--cost-weight", type=float, help="higher stays closer (20)")
     one.add_argument("--temperature", type=float, help="1 is the learned law, more gives more choice (1.5)")
     one.add_argument("--seed", type=int, help="in place of the generator's")
-    one.add_argument("--batch-size", type=int, help="people at a time, for memory (512)")
+    one.add_argument("--batch-size", type=int, help="people at a time, for memory (1024)")
     one.add_argument("--time-budget", type=float, metavar="SECONDS", help="end by then, and say who was not served")
     one.add_argument("--no-audit", dest="audit", action="store_false", help="do not ask the auditor")
     one.add_argument("--change-price", type=float, help="of a changed column, for score; the higher, the fewer (0.12)")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 _ASKED = 4096  # rows that ask at a time
-_BOX = 256  # most rows of a box
+_BOX = 512  # most rows of a box
 _ALL = 1 << 19  # distances, up to which to take all of them is quicker than to visit box after box
 _CELLS = 1 << 17  # differences of columns that are taken at one time, few enough for a processor's cache
 _EPSILON = 1e-10  # a density stays finite among more than k equal rows

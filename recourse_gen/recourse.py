@@ -175,7 +175,7 @@ class RecourseGenerator(Shareable):
         cost_weight: float | None = None,
         temperature: float = 1.5,
         seed: int | None = None,
-        batch_size: int = 512,
+        batch_size: int = 1024,
         time_budget: float | None = None,
         progress: Callable[[int], Any] | None = None,
     ) -> Counterfactuals:
