@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -71,8 +72,8 @@ class Candidates:
         """``(R, N)``, of standard deviation √temperature."""
         return self.noise.normal(self.num_samples, self.given.num.shape[1]).flatten(0, 1) * self.temperature**0.5
 
-    def moments(self, signal: Tensor, noise: Tensor) -> list[Moment]:
-        """The K times at which `endpoint` will be asked for; coefficients ``(K,)``, see `Moment`."""
+    def moments(self, signal: Tensor, noise: Tensor) -> Iterator[Moment]:
+        """In turn, the K times at which `endpoint` will be asked for; coefficients ``(K,)``, see `Moment`."""
         return self.backbone.denoiser.moments(self.context, signal[:, None, None], noise[:, None, None])
 
     def endpoint(self, state: Rows, moment: Moment) -> Endpoint:

@@ -7,7 +7,7 @@ numbers need is E[x⁺ | x_t, x]; all that masked diffusion and discrete flows o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -21,6 +21,7 @@ from recourse_gen.rows import Rows
 from recourse_gen.schema import Schema
 
 BODIES = ("transformer", "mlp")
+_AT_ONCE = 2048  # conditions of which modulations are made at one time, for memory
 
 
 class Context(NamedTuple):
@@ -39,15 +40,12 @@ class Context(NamedTuple):
 
 
 class Moment(NamedTuple):
-    """A time on the path, where x_t = signal·x⁺ + noise·ε.
+    """A time on the path, as the network takes it.
 
-    signal, noise: ``(1, 1)`` for all states, or ``(B, 1)`` for one state of each factual. scale, skip, gain: c_in,
-    c_skip and c_out of the preconditioning of Karras et al. (2022), of the same shape. modulations: what the body takes
-    of λ and the time, by layer.
+    scale, skip, gain: c_in, c_skip and c_out of the preconditioning of Karras et al. (2022), ``(1, 1)`` for all states,
+    or ``(B, 1)`` for one state of each factual. modulations: what the body takes of λ and the time, by layer.
     """
 
-    signal: Tensor
-    noise: Tensor
     scale: Tensor
     skip: Tensor
     gain: Tensor
@@ -108,18 +106,19 @@ class Denoiser(nn.Module):
         entered = self.body.into(embedded.flatten(1)) if isinstance(self.body, Perceptron) else None
         return Context(embedded, condition, factual.cat, prior, entered)
 
-    def moments(self, context: Context, signal: Tensor, noise: Tensor) -> list[Moment]:
-        """K times, from coefficients ``(K, 1, 1)`` or ``(K, B, 1)``."""
+    def moments(self, context: Context, signal: Tensor, noise: Tensor) -> Iterator[Moment]:
+        """K times in turn, where x_t = signal·x⁺ + noise·ε, from these coefficients ``(K, 1, 1)`` or ``(K, B, 1)``."""
         # Eq. 7 and table 1 of Karras et al. (2022), with σ_data = 1 and x_t of any scale.
         scale = (signal**2 + noise**2).rsqrt()
         skip, gain = signal * scale**2, noise * scale
         # c_noise = ln(σ) / 4; the ends, where a coefficient is 0, are clipped.
         time = (torch.log(noise / signal) / 4).clamp(-2.0, 2.0)
         condition = F.silu(context.condition + self.time_condition(time))
-        layers = [zip(*(part.unbind() for part in layer), strict=True) for layer in self.body.modulations(condition)]
-        return [
-            Moment(*parts) for parts in zip(signal, noise, scale, skip, gain, zip(*layers, strict=True), strict=True)
-        ]
+        coefficients = zip(scale, skip, gain, strict=True)
+        for some in condition.split(max(1, _AT_ONCE // max(condition.shape[1], 1))):
+            layers = [zip(*(part.unbind() for part in each), strict=True) for each in self.body.modulations(some)]
+            for modulations in zip(*layers, strict=True):
+                yield Moment(*next(coefficients), modulations)
 
     def forward(self, context: Context, state: Rows, moment: Moment) -> Endpoint:
         """Endpoint given states x_t ``(R, ·)`` of B contexts at one moment, S = R / B in a row of each.
@@ -299,7 +298,7 @@ class Transformer(nn.Module):
         return [*blocks, (shift, 1 + scale)]
 
     def forward(self, x: Tensor, modulations: Sequence[tuple[Tensor, ...]]) -> Tensor:
-        for block, modulation in zip(self.blocks, modulations, strict=False):
+        for block, modulation in zip(self.blocks, modulations[:-1], strict=True):
             x = block(x, *modulation)
         shift, scale = modulations[-1]
         return torch.addcmul(shift, self.norm(x), scale)

@@ -111,11 +111,11 @@ class DiffusionBackbone(EndpointBackbone):
         turn = (candidates.uniform() - candidates.fixed().float()).argsort(1).argsort(1)
         noise = self.sigma(torch.linspace(1, 0, self.steps + 1, device=cat.device, dtype=torch.float32)[:-1])
         logits, moments = candidates.context.prior, candidates.moments(torch.ones_like(noise), noise)
-        for k in range(self.steps):
+        for k, moment in enumerate(moments):
             before, after = columns * k // self.steps, columns * (k + 1) // self.steps
             if before == after and not self.schema.numbers:
                 continue  # nothing moves
-            end, logits = candidates.endpoint(Rows(numbers.num, cat), moments[k])
+            end, logits = candidates.endpoint(Rows(numbers.num, cat), moment)
             numbers.step(end, sigma[k], sigma[k + 1])
             if after > before:
                 cat = candidates.redraw(cat, (turn >= before) & (turn < after), logits)

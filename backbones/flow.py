@@ -102,11 +102,11 @@ class FlowBackbone(EndpointBackbone):
         logits, left = candidates.context.prior, [(1 - k / self.steps) ** 2 for k in range(self.steps + 1)]
         noise = (1 - torch.arange(self.steps, device=cat.device, dtype=torch.float32) / self.steps) ** 2
         moments = candidates.moments(1 - noise, noise)
-        for k in range(self.steps):
+        for k, moment in enumerate(moments):
             before, after = columns * k // self.steps, columns * (k + 1) // self.steps
             if before == after and not self.schema.numbers:
                 continue  # nothing moves
-            end, logits = candidates.endpoint(Rows(numbers.num, cat), moments[k])
+            end, logits = candidates.endpoint(Rows(numbers.num, cat), moment)
             numbers.step(end, left[k], left[k + 1])
             if after > before:
                 cat = self._jump(candidates, cat, logits, before / columns, (after - before) / (columns - before))
@@ -134,17 +134,15 @@ class FlowBackbone(EndpointBackbone):
 
     def _posterior(self, logits: Tensor, cat: Tensor, share: Tensor) -> Tensor:
         """Logits ``(B, C, L)`` of p(x⁺_d | x_t) for columns that are not `_known`: Bayes' rule with the likelihood of
-        the column's own state, which the path fixes. So the network is left with what the other columns say.
-
-        """
+        the column's own state, which the path fixes. So the network is left with what the other columns say."""
         if self.source == "mask":
             return logits
         odds = torch.as_tensor(self._odds(share))
         return logits.scatter_add(2, cat[..., None], odds.log().expand_as(cat)[..., None])
 
     def _odds(self, share: Tensor | float) -> Tensor | float:
-        """How much likelier a state is if the endpoint is the same than if it is another. One that equals the source
-        occurs always if the endpoint does too, else with probability 1 − κ."""
+        """How much likelier a state is if the endpoint is the same than if it is another: 1 over 1 − κ where it equals
+        the factual; κ + (1 − κ) / L over (1 − κ) / L from uniform noise on L levels."""
         return 1 / (1 - share) if self.source == "factual" else 1 + self.levels * (share / (1 - share))
 
     def _jump(self, candidates: Candidates, cat: Tensor, logits: Tensor, share: float, rate: float) -> Tensor:

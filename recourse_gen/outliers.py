@@ -205,7 +205,8 @@ class _Boxes:
         alike = torch.addmm(self.same.square().sum(1), asked, self.same.T, alpha=-2.0)
         reach = self._generous(self._reach(asked, alike, k), asked)
         beyond = alike + self._gaps(asked) - asked.square() @ self.varies.T
-        open_to, same = (beyond.numpy() <= reach[:, None]).T.copy(), alike.T.contiguous().numpy()
+        # Not `<=`: squares of huge values are infinite, their differences are no numbers, and all boxes are open then.
+        open_to, same = ~(beyond.T.contiguous().numpy() > reach), alike.T.contiguous().numpy()
         asking, places, start = [], [], 0
         for box, end in enumerate(self.ends):
             at = np.flatnonzero(open_to[box])
@@ -219,8 +220,8 @@ class _Boxes:
         return np.concatenate(asking), self.order[np.concatenate(places)]
 
     def _reach(self, asked: Tensor, alike: Tensor, k: int) -> np.ndarray:
-        """Float32 ``(B,)``: the squared distance to the k-th nearest row of the box with the nearest centre. alike: to
-        each box in the columns where its rows are the same, ``(B, G)``."""
+        """Float32 ``(B,)``: the squared distance to the k-th nearest row of the box with the nearest centre, less the
+        square of the asking row. alike: the same in the columns where a box's rows are the same, ``(B, G)``."""
         home = torch.addmm(self.centre.square().sum(1), asked, self.centre.T, alpha=-2.0).argmin(1)
         reach = alike.gather(1, home[:, None])[:, 0].numpy()
         order, ends = home.argsort().numpy(), home.bincount(minlength=len(self.ends)).cumsum(0).numpy()

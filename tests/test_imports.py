@@ -75,18 +75,13 @@ BACKBONES_MAY_IMPORT = {
     "recourse_gen.constraints",
     "recourse_gen.cost",
     "recourse_gen.noise",
-    "backbones.layers",
-    "backbones.alphabet",
-    "backbones.corruption",
-    "backbones.posterior",
-    "backbones.blocks",
-    "backbones.replay",
-    "backbones.decoder",
-    "backbones.draft",
-    "backbones.scores",
-    "backbones.descent",
-    "backbones.denoiser",
-    "backbones.endpoint",
+    *(
+        f"backbones.{part}"
+        for part in (
+            *("layers", "perceptron", "alphabet", "corruption", "posterior", "blocks", "replay", "decoder", "draft"),
+            *("scores", "descent", "denoiser", "candidates", "endpoint"),
+        )
+    ),
 }
 
 FIRST_PARTY = {"train", "recourse_gen", "backbones", "bench", "tests"}

@@ -5,6 +5,7 @@ partners, with weights in proportion to Q times the likelihood of x_t.
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from scipy.stats import chisquare
 from torch import Tensor, nn
 
 from backbones.candidates import Candidates
-from backbones.denoiser import Context, Endpoint, Moment
+from backbones.denoiser import Context, Endpoint
 from backbones.diffusion import DiffusionBackbone
 from backbones.endpoint import EndpointBackbone
 from backbones.flow import FlowBackbone
@@ -49,11 +50,11 @@ class Oracle(nn.Module):
         rows, columns = factual.cat.shape
         return Context(torch.zeros(rows, 0), torch.zeros(rows, 1), factual.cat, torch.zeros(rows, columns, LEVELS))
 
-    def moments(self, context: Context, signal: Tensor, noise: Tensor) -> list[Moment]:
-        return [Moment(*parts, *(parts[:1] * 3), ()) for parts in zip(signal, noise, strict=True)]
+    def moments(self, context: Context, signal: Tensor, noise: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        return zip(signal, noise, strict=True)
 
-    def forward(self, context: Context, state: Rows, moment: Moment) -> Endpoint:
-        model, scores, signal, noise = self.owner[0], self.partners.num, moment.signal, moment.noise
+    def forward(self, context: Context, state: Rows, moment: tuple[Tensor, ...]) -> Endpoint:
+        model, scores, (signal, noise) = self.owner[0], self.partners.num, moment
         far = (state.num[:, None] - signal * scores).square().sum(2) / (2 * noise**2)
         log_p = self.log_weight - far
         flow = isinstance(model, FlowBackbone)
