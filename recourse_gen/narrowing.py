@@ -38,7 +38,7 @@ class Room:
         """
         torn = np.full(len(self.raw), -1)
         self._order(order)
-        while groups and self._unite(groups, most, torn):
+        while groups and self._unite(order, groups, most, torn):
             self._order(order)
         return torn
 
@@ -58,14 +58,17 @@ class Room:
         low, own, high = (scaled(x).astype(np.float32) for x in (self.low[:, n], self.raw[:, d], self.high[:, n]))
         return (self.low[:, n] <= self.high[:, n]) & ((low != own) | (high != own))
 
-    def _unite(self, groups: list[list[int]], most: float, torn: np.ndarray) -> bool:
-        """Let groups change as a whole where a column of theirs has to, and stay where one cannot change or where there
-        are too few changes for all. Tells whether that narrowed anything."""
+    def _unite(self, order: list[tuple[int, int]], groups: list[list[int]], most: float, torn: np.ndarray) -> bool:
+        """Let groups change as a whole where a column of theirs has to, or one of two that are out of order, and stay
+        where one cannot change or where there are too few changes for all. Tells whether that narrowed anything."""
         narrowed = False
         forced = sum((~self.stays(d) for d in range(len(self.schema.features))), np.zeros(len(self.raw), dtype=int))
         for g, group in enumerate(groups):
             stay, move = (np.stack([ask(d) for d in group], 1) for ask in (self.stays, self.moves))
             must, may = ~np.all(stay, 1), np.all(move, 1)
+            for a, b in order:
+                if a in group and b in group:
+                    must |= self.raw[:, a] > self.raw[:, b]
             torn[must & ~may] = g
             for d, stays in zip(group, stay.T, strict=True):
                 self._leave(d, must & stays)

@@ -75,6 +75,13 @@ def test_a_group_that_can_neither_stay_nor_change_says_so() -> None:
     assert compiled(few).reasons == ["2 columns must change, more than max_changes=1", "", "", ""]
 
 
+def test_two_of_a_group_that_are_out_of_order_both_change() -> None:
+    """Either could stay if the other moved alone, which the group forbids."""
+    feasible = compiled(Constraints(ordered=[("rooms", "rent")], together=[("rooms", "rent")]), FRAME.assign(rooms=9))
+    assert feasible.stay.tolist() == [*[[True, False, False, True]] * 3, [True] * 4]
+    assert feasible.reasons == [""] * 4
+
+
 def test_violations_are_groups_that_change_in_part() -> None:
     after = FRAME.assign(city=["b", "a", "c", "c"], rent=[5.5, 6.5, 8.0, 9.0])
     rules = Constraints(together=[("rent", "city")])
