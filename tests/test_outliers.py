@@ -41,7 +41,7 @@ def test_it_is_the_definition_with_ties_and_repeats(boxed: bool, seed: int, k: i
     rng = np.random.default_rng(seed)
     reference = rng.integers(0, 4, (12, columns)) * 1.0
     asked = rng.integers(0, 5, (5, columns)) * 1.0
-    with patch.object(outliers, "_ALL", 0 if boxed else outliers._ALL):
+    with patch.object(outliers, "_ALL", 0 if boxed else outliers._ALL), patch.object(outliers, "_BOX", 2):
         found = OutlierFactor.fit(reference, k)(asked)
     np.testing.assert_allclose(found, [by_definition(reference, row, k) for row in asked], rtol=1e-6)
 
@@ -68,6 +68,7 @@ def test_company_and_the_order_of_the_reference_do_not_matter() -> None:
 @pytest.mark.parametrize("boxed", [False, True])
 def test_far_from_the_origin_and_far_from_everything(boxed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outliers, "_ALL", 0 if boxed else outliers._ALL)
+    monkeypatch.setattr(outliers, "_BOX", 32)
     rng = np.random.default_rng(2)
     reference, asked = 50 + rng.random((300, 3)), 50 + rng.random((50, 3)) * 3
     theirs = -LocalOutlierFactor(5, novelty=True).fit(reference).score_samples(asked)
