@@ -100,16 +100,17 @@ class Candidates:
         `leave`, other codes than there were."""
         uniform = self.uniform()
         if cat.device.type == "cpu":
-            at, fresh = where.flatten().nonzero()[:, 0], cat.flatten()
-            marked = logits.flatten(0, 1).index_select(0, at)
+            at = where.nonzero(as_tuple=True)
+            marked = logits[at]
             if leave:
-                marked.scatter_(1, fresh[at][:, None], -math.inf)
-            fresh = fresh.index_copy(0, at, log_choice(marked, uniform.flatten()[at])).view_as(cat)
+                marked.scatter_(1, cat[at][:, None], -math.inf)
+            fresh = cat.index_put(at, log_choice(marked, uniform[at]))
         else:  # how many there are is for the device to know: asking would wait for it
             if leave:
                 logits = logits.scatter(2, cat[..., None], -math.inf)
-            drawn = log_choice(logits.flatten(0, 1), uniform.flatten())
-            fresh = torch.where(where, drawn.view_as(cat), cat)
+            # Column after column, as the network gives them.
+            drawn = log_choice(logits.transpose(0, 1).flatten(0, 1), uniform.T.flatten())
+            fresh = torch.where(where, drawn.view(cat.shape[1], -1).T, cat)
         return fresh if self.spare is None else self._within_budget(cat, fresh)
 
     def land(self, state: Rows, logits: Tensor) -> Rows:

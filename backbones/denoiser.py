@@ -177,15 +177,17 @@ class WaveEmbedding(nn.Module):
     def __init__(self, columns: int, width: int, waves: int = 8) -> None:
         super().__init__()
         self.frequency: Tensor
+        self.phase: Tensor
         # Scores lie within ±3: from less than one wave over that range to waves of an eighth.
-        self.register_buffer("frequency", math.pi / 4 * 1.8 ** torch.arange(waves), persistent=False)
+        self.register_buffer("frequency", (math.pi / 4 * 1.8 ** torch.arange(waves)).repeat(2), persistent=False)
+        # cos x = sin(x + π / 2)
+        self.register_buffer("phase", (torch.arange(2 * waves) >= waves) * (math.pi / 2), persistent=False)
         self.weight = nn.Parameter(torch.randn(columns, 2 * waves + 1, width) * 0.3)
         self.bias = nn.Parameter(torch.randn(columns, width) * 0.3)
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        angles = x * self.frequency
-        features = torch.cat([x, angles.sin(), angles.cos()], -1)
+        features = torch.cat([x, torch.addcmul(self.phase, x, self.frequency).sin()], -1)
         if self.weight.shape[0] == 1:
             return self.out(F.silu(features @ self.weight[0] + self.bias[0]))
         by_column = torch.baddbmm(self.bias[:, None], features.transpose(0, 1), self.weight)
@@ -236,7 +238,8 @@ class TokenColumns(nn.Module):
 
     def moves(self, factual: Tensor, cat: Tensor) -> Tensor:
         """The places in `states` of codes ``(B, S, C)`` of states under each of B factuals ``(B, C)``."""
-        return torch.where(cat == factual[:, None], self.present.basis.shape[:2].numel(), cat + self.offset)
+        same = cat == factual[:, None]
+        return (cat + self.offset).masked_fill_(same, self.present.basis.shape[:2].numel())
 
     def states(self) -> Tensor:
         """Vectors of the codes of a state, column by column, and zeros for whatever is as in the factual:
@@ -249,9 +252,9 @@ class TokenColumns(nn.Module):
 
     def logits(self, hidden: Tensor, prior: Tensor) -> Tensor:
         """``(R, C, W)`` and ``(B, C, L)`` → ``(R, C, L)``, R / B of each in a row."""
-        by_column = torch.bmm(hidden.transpose(0, 1), self.head().transpose(1, 2))
-        each = by_column.transpose(0, 1).unflatten(0, (len(prior), -1))
-        return (prior[:, None] + each).flatten(0, 1)
+        by_column = torch.bmm(hidden.transpose(0, 1), self.head().mT).unflatten(1, (len(prior), -1))
+        # Column after column in memory, as the first summand is: no copy is needed.
+        return (by_column + prior.transpose(0, 1)[:, :, None]).flatten(1, 2).transpose(0, 1)
 
 
 class AdaptiveBlock(nn.Module):

@@ -14,15 +14,15 @@ class Descent:
 
     def __init__(self, num: Tensor) -> None:
         self.num, self._last = num, num
-        self._slope: Tensor | None = None
-        self._width = 0.0
+        self._way: Tensor | None = None  # s times the slope at the last evaluation
+        self._s, self._width = 1.0, 0.0
 
     def step(self, end: Tensor, s: float, lower: float) -> None:
         """On from s to `lower`, x̂ being `end` at `num`."""
         here = self.num
-        if self._slope is not None:
-            here = self._last - self._width * (self._slope + (here - end) / s) / 2
-        slope = (here - end) / s
-        self.num, self._last, self._slope, self._width = here - (s - lower) * slope, here, slope, s - lower
-        if not lower:
-            self.num = end
+        if self._way is not None:
+            half = self._width / 2
+            here = self._last.sub(self._way, alpha=half / self._s).sub_(here - end, alpha=half / s)
+        way = here - end
+        self.num = here.sub(way, alpha=(s - lower) / s) if lower else end
+        self._last, self._way, self._s, self._width = here, way, s, s - lower

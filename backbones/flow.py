@@ -151,16 +151,16 @@ class FlowBackbone(EndpointBackbone):
             chance = rate * (cat == self.levels).to(logits.dtype)
             return candidates.redraw(cat, self._due(candidates, chance), logits)
         # `_posterior` changes the odds of the state itself alone, so not where a jump leads.
-        stay = logits.softmax(2).gather(2, cat[..., None])[..., 0]
+        stay = logits.transpose(0, 1).softmax(2).gather(2, cat.T[..., None])[..., 0].T
         leave = 1 - stay
         chance = rate * leave / (leave + self._odds(share) * stay)
         if self.source == "factual":
-            chance = chance.masked_fill(self._known(cat, candidates.factual.cat), 0.0)
+            chance = chance.masked_fill_(self._known(cat, candidates.factual.cat), 0.0)
         return candidates.redraw(cat, self._due(candidates, chance), logits, leave=True)
 
     @staticmethod
     def _due(candidates: Candidates, chance: Tensor) -> Tensor:
         """Which columns jump, bool ``(R, C)``, each with its chance. Systematic sampling: two columns jump at once only
         where more than one jump is due."""
-        passed = chance.double().cumsum(1) + candidates.uniform()[:, :1]
-        return (passed.floor() > (passed - chance).floor()) | (chance >= 1)
+        passed = torch.cat([candidates.uniform()[:, :1], chance], 1).cumsum(1, dtype=torch.float64).floor_()
+        return passed.diff() > 0
