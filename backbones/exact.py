@@ -17,7 +17,7 @@ from torch import Tensor
 
 from recourse_gen.backbone import Backbone
 from recourse_gen.constraints import Feasible, decoded
-from recourse_gen.cost import RecourseCost
+from recourse_gen.cost import RecourseCost, smallest
 from recourse_gen.noise import Noise
 from recourse_gen.rows import Rows
 from recourse_gen.schema import Schema
@@ -118,19 +118,19 @@ class PartnerBackbone(Backbone):
         """
         partners = self.partners
         k, block = min(int(self.top_k), len(partners.num)), max(1, CELLS // len(partners.num))
-        target = self.cost.coordinates(partners)
+        targets = self.cost.targets(partners)
         found = []
         for start in range(0, factual.batch_size, block):
-            at = torch.arange(start, min(start + block, factual.batch_size), device=target.device)
+            at = torch.arange(start, min(start + block, factual.batch_size), device=targets.near.device)
             some = factual.take(at)
-            costs = torch.cdist(self.cost.coordinates(some), target, p=1.0)
+            costs = self.cost.distances(some, targets)
             if feasible is not None:
                 admitted = self._admitted(some, feasible.take(at.cpu().numpy()))
                 costs.masked_fill_(~admitted, math.inf)
-            # Always the K nearest, however many are asked for: among equal costs the order depends on the number.
-            best = costs.topk(k, largest=False, sorted=True)
-            found.append((best.values.double(), best.indices))
-        found = found or [(target.new_zeros(0, k).double(), torch.zeros(0, k, dtype=torch.int64, device=target.device))]
+            best, index = smallest(costs, k)
+            found.append((best.double(), index))
+        if not found:
+            return factual.num.new_zeros(0, k).double(), factual.cat.new_zeros(0, k)
         return torch.cat([costs for costs, _ in found]), torch.cat([index for _, index in found])
 
     def _admitted(self, factual: Rows, feasible: Feasible) -> Tensor:

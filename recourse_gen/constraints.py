@@ -210,18 +210,16 @@ class Constraints:
         torn = room.tie(order, groups, limit)
         stay = np.stack([room.stays(d) for d in range(len(schema.features))], 1)
         names = [feature.name for feature in (*schema.tokens, *schema.numbers)]
-        reasons = []
-        empty = np.concatenate([~tokens.any(2), low > high], 1)
-        for group, nothing, forced in zip(torn, empty, (~stay).sum(1), strict=True):
-            if group >= 0:
-                listed = ", ".join(repr(schema.names[d]) for d in groups[group])
-                reasons.append(f"{listed} change together, but one of them has to and another may not")
-            elif nothing.any():
-                reasons.append(f"no admissible value for {names[nothing.argmax()]!r}")
-            elif forced > limit:
-                reasons.append(f"{forced} columns must change, more than max_changes={self.max_changes}")
+        reasons = [""] * batch
+        empty, forced = np.concatenate([~tokens.any(2), low > high], 1), (~stay).sum(1)
+        for b in np.flatnonzero((torn >= 0) | empty.any(1) | (forced > limit)):
+            if torn[b] >= 0:
+                listed = ", ".join(repr(schema.names[d]) for d in groups[torn[b]])
+                reasons[b] = f"{listed} change together, but one of them has to and another may not"
+            elif empty[b].any():
+                reasons[b] = f"no admissible value for {names[empty[b].argmax()]!r}"
             else:
-                reasons.append("")
+                reasons[b] = f"{forced[b]} columns must change, more than max_changes={self.max_changes}"
         return Feasible(
             tokens=torch.from_numpy(tokens),
             low=_scale(schema, low),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +13,17 @@ from torch import Tensor
 
 from recourse_gen.rows import Rows
 from recourse_gen.schema import Schema
+from recourse_gen.workers import shared
+
+_LEAST = 64  # rows to sort that are worth a thread
+
+
+class Targets(NamedTuple):
+    """Coordinates of M rows: those whose L1 distance counts, weighted, ``(M, E - H)``, and the H of one-hot columns, as
+    they are, ``(M, H)``."""
+
+    near: Tensor
+    one_hot: Tensor
 
 
 class RecourseCost:
@@ -92,16 +104,42 @@ class RecourseCost:
 
     def pairwise(self, a: Rows, b: Rows) -> Tensor:
         """Cost between every row of `a` and every row of `b`, ``(A, B)``."""
-        return self.distances(self.coordinates(a, weighted=False), self.coordinates(b, weighted=False))
+        return self.distances(a, self.targets(b))
 
-    def distances(self, here: Tensor, there: Tensor) -> Tensor:
-        """The same from coordinates without weights, ``(A, E)`` and ``(B, E)``: mismatches of one-hot columns by one
-        matrix product, the other columns by their L1 distance."""
-        one_hot, weight = self._one_hot.to(here.device), self._weight.to(here.device)
-        scaled = here * weight
-        costs = torch.cdist(scaled[:, ~one_hot], (there * weight)[:, ~one_hot], p=1.0)
+    def targets(self, rows: Rows) -> Targets:
+        """Rows ``(M, ·)`` made ready for `distances` from many others."""
+        one_hot, weight = self._one_hot.to(rows.num.device), self._weight.to(rows.num.device)
+        there = self.coordinates(rows, weighted=False)
+        return Targets((there * weight)[:, ~one_hot], there[:, one_hot])
+
+    def distances(self, rows: Rows, targets: Targets) -> Tensor:
+        """Cost of every row ``(B, ·)`` becoming every target, ``(B, M)``: mismatches of one-hot columns by one matrix
+        product, the other columns by their L1 distance."""
+        one_hot, here = self._one_hot.to(rows.num.device), self.coordinates(rows)
+        costs = torch.cdist(here[:, ~one_hot], targets.near, p=1.0)
         if not one_hot.any():
             return costs
         # Whole weights are exact; others may leave a rounding error, of which none must be negative.
-        mismatch = (4.0 * scaled[:, one_hot] @ there[:, one_hot].T).neg_().add_(self._most).clamp_(min=0.0)
+        mismatch = (4.0 * here[:, one_hot] @ targets.one_hot.T).neg_().add_(self._most).clamp_(min=0.0)
         return costs.add_(mismatch)
+
+
+def smallest(costs: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k smallest of each row of costs, float32 ``(b, m)``, not negative, or all of them if m < k; ascending, and
+    their places, int64. On a CPU, equal ones come in the order of their places."""
+    k = min(k, costs.shape[1])
+    if costs.device.type != "cpu":
+        # Sorting the nearest is faster than having them found in order.
+        found = costs.topk(k, largest=False, sorted=False)
+        values, order = found.values.sort(dim=1, stable=True)
+        return values, found.indices.gather(1, order)
+    # Floats that are not negative are in the order of their bits. With the place behind these bits, each is one whole
+    # number, of which NumPy finds and sorts the smallest several times faster than PyTorch does it with pairs.
+    keys = costs.view(torch.int32).long().bitwise_left_shift_(32).bitwise_or_(torch.arange(costs.shape[1]))
+
+    def first(keys: np.ndarray) -> np.ndarray:
+        keys.partition(k - 1, axis=1)
+        return np.sort(keys[:, :k], axis=1)
+
+    ranked = torch.from_numpy(shared(first, keys.numpy(), torch.get_num_threads(), least=_LEAST))
+    return (ranked >> 32).int().view(torch.float32), ranked & 0xFFFFFFFF

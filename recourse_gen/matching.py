@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from recourse_gen.constraints import Constraints, Feasible
-from recourse_gen.cost import RecourseCost
+from recourse_gen.cost import RecourseCost, Targets
 from recourse_gen.rows import Rows
 from recourse_gen.transform import TableTransform
 
@@ -71,15 +71,18 @@ class Matching:
             count = len(found)
         return kind, count
 
-    def block(self, at: Tensor, pool: Tensor, there: Tensor) -> Tensor:
-        """Costs ``(b, m)`` of the factuals at `at` becoming each of the partners at `pool`, inf where they may not.
+    def rules(self, at: Tensor) -> Feasible:
+        """What the factuals at `at` may become. To compile it for many at once is much faster than for a few."""
+        assert self.frame is not None
+        frame, rows = self.frame.iloc[at.numpy()], self.factuals.take(at)
+        return self.constraints.compile(self.transform.schema, frame, rows)
 
-        there: the partners' coordinates ``(m, E)``, without weights.
-        """
+    def block(self, at: Tensor, rules: Feasible, pool: Tensor, targets: Targets) -> Tensor:
+        """Costs ``(b, m)`` of the factuals at `at`, under their rules, becoming each of the partners at `pool`, inf
+        where they may not. targets: these partners, made ready."""
         own = self.factuals.take(at).to(self.device)
-        costs = self.cost.distances(self.cost.coordinates(own, weighted=False), there)
-        admitted = self._feasible(at).admits(self.transform.schema, own, self.partners.take(pool))
-        return costs.masked_fill_(~admitted, math.inf)
+        admitted = rules.to(self.device).admits(self.transform.schema, own, self.partners.take(pool))
+        return self.cost.distances(own, targets).masked_fill_(~admitted, math.inf)
 
     def costs(self, at: Tensor, choice: Tensor) -> Tensor:
         """``(b, P)``: of the factuals at `at` ``(b,)``, on the CPU, becoming partners of their own each, at `choice`
@@ -87,16 +90,11 @@ class Matching:
         own = self.cost.cells(self.factuals.take(at).to(self.device))
         return self.cost.apart(own[:, None], self._cells.index_select(0, choice.flatten()).view(*choice.shape, -1))
 
-    def admits(self, at: Tensor, choice: Tensor) -> Tensor:
-        """Bool ``(b, P)``: may the factuals at `at` become those partners?"""
+    def admits(self, at: Tensor, rules: Feasible, choice: Tensor) -> Tensor:
+        """Bool ``(b, P)``: may the factuals at `at`, under their rules, become those partners?"""
         own, partners = self.factuals.take(at).to(self.device), self.partners
         theirs = Rows(partners.num[choice], partners.cat[choice])
-        return self._feasible(at).admits_each(self.transform.schema, own, theirs)
-
-    def _feasible(self, at: Tensor) -> Feasible:
-        assert self.frame is not None
-        frame, rows = self.frame.iloc[at.numpy()], self.factuals.take(at)
-        return self.constraints.compile(self.transform.schema, frame, rows).to(self.device)
+        return rules.to(self.device).admits_each(self.transform.schema, own, theirs)
 
     @cached_property
     def _cells(self) -> Tensor:

@@ -10,36 +10,39 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from recourse_gen.cost import smallest
+from recourse_gen.feasible import Feasible
 from recourse_gen.matching import Matching
 
 SPAN = 2**17  # partners that a block of factuals is compared with at a time
+COMPILED = 4096  # factuals whose rules are compiled at a time
 
 
 class Finder(Protocol):
     """The nearest partners among some that are fixed when it is built."""
 
-    def __call__(self, at: Tensor) -> tuple[Tensor, Tensor]:
-        """Of factuals at `at` ``(b,)``: costs ``(b, k)``, inf where not admissible, and int64 positions of partners."""
+    def __call__(self, at: Tensor, rules: Feasible) -> tuple[Tensor, Tensor]:
+        """Of factuals at `at` ``(b,)``, under their rules: costs ``(b, k)``, ascending, inf where not admissible, and
+        int64 positions of partners."""
 
 
 class Exhaustive:
     """Compares with every partner at `pool` ``(m,)``, int64 on the device; k is at most m."""
 
     def __init__(self, match: Matching, pool: Tensor, k: int) -> None:
-        self.match, self.pool, self.k = match, pool, min(k, len(pool))
-        self.there = match.cost.coordinates(match.partners.take(pool), weighted=False)
+        self.match, self.k = match, min(k, len(pool))
+        self.parts = [(part, match.cost.targets(match.partners.take(part))) for part in pool.split(SPAN)]
 
-    def __call__(self, at: Tensor) -> tuple[Tensor, Tensor]:
-        parts = []
-        for pool, there in zip(self.pool.split(SPAN), self.there.split(SPAN), strict=True):
-            # Sorting the nearest is faster than having them found in order.
-            found = self.match.block(at, pool, there).topk(min(self.k, len(pool)), largest=False, sorted=False)
-            parts.append((found.values, pool[found.indices]))
-        if len(parts) == 1:
-            return parts[0]
-        costs, index = (torch.cat(each, 1) for each in zip(*parts, strict=True))
-        found = costs.topk(self.k, largest=False, sorted=False)
-        return found.values, index.gather(1, found.indices)
+    def __call__(self, at: Tensor, rules: Feasible) -> tuple[Tensor, Tensor]:
+        found = []
+        for pool, targets in self.parts:
+            costs, place = smallest(self.match.block(at, rules, pool, targets), self.k)
+            found.append((costs, pool[place]))
+        if len(found) == 1:
+            return found[0]
+        costs, index = (torch.cat(each, 1) for each in zip(*found, strict=True))
+        costs, place = smallest(costs, self.k)
+        return costs, index.gather(1, place)
 
 
 class Nearest:
@@ -58,12 +61,13 @@ class Nearest:
         index = torch.zeros(people, k, dtype=torch.int32, device=match.device)
         for group, pool in match.groups():
             find = finder(match, pool.to(match.device), k)
-            for at in group.split(block):
-                found, place = find(at)
-                ranked = found.sort(dim=1, stable=True)
-                here, width = at.to(match.device), found.shape[1]
-                costs[here, :width] = ranked.values
-                index[here, :width] = place.gather(1, ranked.indices).int()
+            for some in group.split(COMPILED):
+                rules = match.rules(some)
+                for part in torch.arange(len(some)).split(block):
+                    found, place = find(some[part], rules.take(part.numpy()))
+                    here, width = some[part].to(match.device), found.shape[1]
+                    costs[here, :width] = found
+                    index[here, :width] = place.int()
         return cls(costs, index)
 
     @property

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recourse_gen.cost import smallest
+from recourse_gen.feasible import Feasible
 from recourse_gen.matching import Matching
 from recourse_gen.nearest import Exhaustive, Nearest
 
@@ -48,23 +50,23 @@ class Indexed:
         index.nprobe = min(cells, math.ceil(self.visited * cells / len(there)))
         return index
 
-    def __call__(self, at: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, at: Tensor, rules: Feasible) -> tuple[Tensor, Tensor]:
         if self.index is None:
-            return Exhaustive(self.match, self.pool, self.k)(at)
+            return Exhaustive(self.match, self.pool, self.k)(at, rules)
         own = self.match.cost.coordinates(self.match.factuals.take(at)).numpy()
         found = torch.from_numpy(self.index.search(own, self.width)[1]).to(self.match.device)
         choice = self.pool[found.clamp(min=0)]
         refused = found < 0
         if self.asked:
-            refused |= ~self.match.admits(at, choice)
-        costs = self.match.costs(at, choice).masked_fill_(refused, math.inf)
-        if self.width > self.k:
-            costs, place = costs.topk(self.k, largest=False, sorted=False)
-            choice = choice.gather(1, place)
+            refused |= ~self.match.admits(at, rules, choice)
+        costs, place = smallest(self.match.costs(at, choice).masked_fill_(refused, math.inf), self.k)
+        choice = choice.gather(1, place)
         lonely = refused.all(1)
         if lonely.any():
-            exact = Exhaustive(self.match, self.pool, self.k)(at[lonely.cpu()])
-            costs[lonely], choice[lonely] = exact
+            alone = lonely.cpu()
+            costs[lonely], choice[lonely] = Exhaustive(self.match, self.pool, self.k)(
+                at[alone], rules.take(alone.numpy())
+            )
         return costs, choice
 
 

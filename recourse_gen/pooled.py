@@ -102,7 +102,7 @@ class Pooled:
         costs = self.match.costs(at, choice)
         refused = slot >= parts
         if not self.match.lenient:
-            refused = refused | ~self.match.admits(at, choice)
+            refused = refused | ~self.match.admits(at, self.match.rules(at), choice)
         return choice, costs.masked_fill_(refused, math.inf)
 
     def _look(self) -> Tensor:

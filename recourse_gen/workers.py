@@ -18,17 +18,18 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-_LEAST = 256  # rows that are worth a thread
 _STARTING = Lock()
 T = TypeVar("T")
 
 
-def shared(function: Callable[[np.ndarray], np.ndarray], rows: np.ndarray, threads: int) -> np.ndarray:
-    """``function(rows)``, float64 ``(B,)``, of rows ``(B, ·)`` that are answered each on its own, by at most so many
-    threads."""
+def shared(
+    function: Callable[[np.ndarray], np.ndarray], rows: np.ndarray, threads: int, *, least: int = 256
+) -> np.ndarray:
+    """``function(rows)``, ``(B, ...)``, of rows ``(B, ·)`` that are answered each on its own, by at most so many
+    threads; of no rows it is ``(0,)``. least: rows that are worth a thread."""
     if not len(rows):
         return np.zeros(0)
-    parts = max(1, min(threads, len(rows) // _LEAST))
+    parts = max(1, min(threads, len(rows) // least))
     return np.concatenate([*_pool(parts).map(function, np.array_split(rows, parts))])
 
 

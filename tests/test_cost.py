@@ -1,10 +1,11 @@
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import TOKENS, quick, tables
 
-from recourse_gen.cost import RecourseCost
+from recourse_gen.cost import RecourseCost, smallest
 from recourse_gen.rows import Rows
 from recourse_gen.schema import Feature, Schema
 
@@ -97,3 +98,15 @@ def test_pairs_cost_no_more_memory_where_categories_have_many_levels():
     rows = Rows(torch.zeros(size, 0), torch.arange(size)[:, None])
     assert (cost(rows, rows.take(torch.arange(size).roll(1))) == 0.5).all()
     assert (cost(rows, rows) == 0).all()
+
+
+@pytest.mark.parametrize("k", [1, 7, 40, 41])
+def test_the_smallest_costs_come_in_order_and_equal_ones_by_place(k: int) -> None:
+    """As a stable sort of each row has them; the rows are enough for two threads."""
+    costs = torch.randint(0, 9, (200, 40), generator=torch.Generator().manual_seed(0)).float() / 7
+    costs[costs > 1] = torch.inf
+    costs[0] = torch.inf
+    values, order = costs.sort(dim=1, stable=True)
+    found, place = smallest(costs, k)
+    assert torch.equal(found, values[:, :k])
+    assert torch.equal(place, order[:, :k])
