@@ -110,7 +110,7 @@ class Candidates:
                 logits = logits.scatter(2, cat[..., None], -math.inf)
             # Column after column, as the network gives them.
             drawn = log_choice(logits.transpose(0, 1).flatten(0, 1), uniform.T.flatten())
-            fresh = torch.where(where, drawn.view(cat.shape[1], -1).T, cat)
+            fresh = torch.where(where, drawn.view(cat.T.shape).T, cat)
         return fresh if self.spare is None else self._within_budget(cat, fresh)
 
     def land(self, state: Rows, logits: Tensor) -> Rows:

@@ -127,6 +127,7 @@ class PartnerBackbone(Backbone):
             if feasible is not None:
                 admitted = self._admitted(some, feasible.take(at.cpu().numpy()))
                 costs.masked_fill_(~admitted, math.inf)
+            # Always the K nearest, however many are asked for: on a GPU, the order of equal ones depends on the number.
             best, index = smallest(costs, k)
             found.append((best.double(), index))
         if not found:

@@ -53,8 +53,10 @@ class Auditor:
         n_estimators: int = 100,
         n_jobs: int | None = 2,
     ) -> None:
-        if consensus_threshold is not None and not 0 <= consensus_threshold <= 1:
-            raise ValueError(f"consensus_threshold must lie between 0 and 1, got {consensus_threshold!r}")
+        if consensus_threshold is not None:
+            number = isinstance(consensus_threshold, (int, float, np.integer, np.floating))
+            if not number or isinstance(consensus_threshold, bool) or not 0 <= consensus_threshold <= 1:
+                raise ValueError(f"consensus_threshold must be a number from 0 to 1, got {consensus_threshold!r}")
         if not np.isfinite(plausibility_threshold):
             raise ValueError(f"plausibility_threshold must be finite, got {plausibility_threshold!r}")
         for option, value in (("n_neighbors", n_neighbors), ("n_estimators", n_estimators)):

@@ -14,7 +14,7 @@ from recourse_gen import groups as grouping
 from recourse_gen import metrics, page
 from recourse_gen.checkpoint import write_text
 from recourse_gen.constraints import changed_cells
-from recourse_gen.options import check_whole
+from recourse_gen.options import as_path, check_whole
 from recourse_gen.schema import Schema
 from recourse_gen.sentences import named, sentence, side_by_side
 
@@ -191,7 +191,7 @@ class Counterfactuals:
         text = page.render(self.factuals, self.report, told)
         if path is None:
             return text
-        if not Path(path).parent.is_dir():
+        if not as_path("path", path).parent.is_dir():
             raise ValueError(f"path={str(path)!r} lies in a folder that does not exist")
         write_text(Path(path), text)
         return None

@@ -15,7 +15,7 @@ from recourse_gen.feasible import Feasible
 from recourse_gen.matching import Matching
 
 SPAN = 2**17  # partners that a block of factuals is compared with at a time
-COMPILED = 4096  # factuals whose rules are compiled at a time
+MASKS = 2**23  # cells of the masks of rules that are compiled at a time
 
 
 class Finder(Protocol):
@@ -56,12 +56,14 @@ class Nearest:
         cls, match: Matching, k: int, block: int, finder: Callable[[Matching, Tensor, int], Finder] = Exhaustive
     ) -> Nearest:
         """Of every factual. block: factuals at a time."""
+        levels = [len(feature.levels) for feature in match.transform.schema.tokens]
+        many = max(block, MASKS // max(1, len(levels) * max(levels, default=0)))
         people, k = match.factuals.batch_size, max(1, min(k, match.partners.batch_size))
         costs = torch.full((people, k), math.inf, device=match.device, dtype=torch.float32)
         index = torch.zeros(people, k, dtype=torch.int32, device=match.device)
         for group, pool in match.groups():
             find = finder(match, pool.to(match.device), k)
-            for some in group.split(COMPILED):
+            for some in group.split(many):
                 rules = match.rules(some)
                 for part in torch.arange(len(some)).split(block):
                     found, place = find(some[part], rules.take(part.numpy()))

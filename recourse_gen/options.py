@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from os import PathLike
+from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar
 
@@ -89,6 +91,13 @@ def check_function(name: str, value: Any) -> None:
     """Raise ValueError unless `value` is None or can be called."""
     if not (value is None or callable(value)):
         raise ValueError(f"{name} must be a function or None, got {value!r}")
+
+
+def as_path(name: str, value: Any) -> Path:
+    """`value` as a path. Raises ValueError unless it is text or a path."""
+    if not isinstance(value, (str, PathLike)):
+        raise ValueError(f"{name} must be a path, got {value!r}")
+    return Path(value)
 
 
 def check_whole(name: str, value: Any, least: float = 1) -> None:

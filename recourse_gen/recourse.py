@@ -21,7 +21,7 @@ from recourse_gen.constraints import Constraints
 from recourse_gen.counterfactuals import Counterfactuals
 from recourse_gen.deadline import Deadline
 from recourse_gen.hub import Shareable
-from recourse_gen.options import as_options, check_flag, check_names, check_seed, construct, effective
+from recourse_gen.options import as_options, as_path, check_flag, check_names, check_seed, construct, effective
 from recourse_gen.pairs import PairOptions, PairSupervision
 from recourse_gen.personal import one_for_all, rules_for
 from recourse_gen.processes import device_of
@@ -98,6 +98,7 @@ class RecourseGenerator(Shareable):
         check_flag("resume", resume)
         if resume and folder is None:
             raise ValueError("resume needs the folder of the training that is to go on")
+        folder = None if folder is None else as_path("folder", folder)
         self.model, seconds = None, dict[str, float]()  # no model until fitted
         started = time.perf_counter()
         backbone_class = registry.load(self.backbone)
@@ -108,6 +109,7 @@ class RecourseGenerator(Shareable):
         self.constraints = one_for_all(Constraints() if constraints is None else constraints, schema)
         self.classifier: Classifier = as_classifier(classifier, target_class=self.target_class, columns=X.dtypes)
         model = registry.build(backbone_class, schema, self.backbone_options, self.seed)
+        auditor = construct(Auditor, "audit", self.audit_options, schema)
         probability = self.classifier.probability(X)
         favourable = probability > 0.5 if y is None else _favourable(y, self.target_class, len(X))
         rows = self.transform.encode(X)
@@ -124,10 +126,8 @@ class RecourseGenerator(Shareable):
         )
         model.observe(self.pairs)
         seconds["pairs"] = time.perf_counter() - started
-        auditor = construct(Auditor, "audit", self.audit_options, schema)
         self.auditor = auditor.fit(rows, favourable.astype(np.int64), seed=self.seed, approved=probability > 0.5)
         seconds["audit"] = time.perf_counter() - started - seconds["pairs"]
-        folder = None if folder is None else Path(folder)
         if folder is not None and training.processes().is_main_process:
             checkpoint.reopen(folder, resume=resume)
         training.meet()
@@ -242,7 +242,7 @@ class RecourseGenerator(Shareable):
         The auditor's file contains the training rows that its models favour, and the weights of ``exact`` and
         ``nearest`` contain partners.
         """
-        model, folder = self._fitted(), Path(folder)
+        model, folder = self._fitted(), as_path("folder", folder)
         check_flag("overwrite", overwrite)
         if not isinstance(run, (Mapping, NoneType)):
             raise ValueError(f"run must map settings to values, got {run!r}")
@@ -272,7 +272,7 @@ class RecourseGenerator(Shareable):
         for a device that is not there.
         """
         place = device_of(device)
-        saved = checkpoint.read(Path(folder))
+        saved = checkpoint.read(as_path("folder", folder))
         config, schema = saved.config, saved.schema
         names = ("backbone", "seed", "target_class", "backbone_options", "pairs", "training", "audit")
         try:

@@ -148,6 +148,10 @@ OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"training": {"epochs": 3}}, "unknown option training.epochs; known are: steps"),
     ({"training": {"steps": "many"}}, "training.steps"),
     ({"audit": {"trees": 3}}, "unknown option audit.trees; known are: consensus_threshold"),
+    *(
+        ({"audit": {"consensus_threshold": value}}, "consensus_threshold must be a number from 0 to 1, got")
+        for value in ("x", 1.5, True, float("nan"))
+    ),
     *(({"pairs": {"cost_weight": value}}, "pairs.cost_weight must be") for value in (0, 1e39, (1.0, 1e300), 1e-46)),
     ({"schema": {"kind": {}}}, "unknown option schema.kind; known are: kinds"),
     ({"schema": {"kinds": {"height": "ordinal"}}}, "kinds names column 'height'"),
@@ -210,6 +214,20 @@ def test_numpy_numbers_are_numbers(fitted: RecourseGenerator, denied: pd.DataFra
 def test_resume_is_true_or_false(table: Table, classifier: Pipeline, small: dict[str, Any], tmp_path: Any) -> None:
     with pytest.raises(ValueError, match="resume must be true or false, got 'no'"):
         RecourseGenerator(**small).fit(*table, classifier=classifier, folder=tmp_path, resume="no")
+
+
+def test_a_folder_is_a_path(
+    table: Table, classifier: Pipeline, small: dict[str, Any], fitted: RecourseGenerator, denied: pd.DataFrame
+) -> None:
+    for call in (
+        lambda: RecourseGenerator(**small).fit(*table, classifier=classifier, folder=3),
+        lambda: fitted.save(3),
+        lambda: RecourseGenerator.load(3),
+    ):
+        with pytest.raises(ValueError, match="folder must be a path, got 3"):
+            call()
+    with pytest.raises(ValueError, match="path must be a path, got 3"):
+        fitted.generate(denied.iloc[:2], candidates=4).to_html(3)  # type: ignore[call-overload]
 
 
 def test_an_unfitted_generator_says_so(small: dict[str, Any], denied: pd.DataFrame, tmp_path: Any) -> None:
