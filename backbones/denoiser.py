@@ -141,7 +141,7 @@ class Denoiser(nn.Module):
             hidden = self.body(x, moment.modulations).flatten(0, 1)
         logits, num = context.prior, state.num
         if self.tokens is not None:
-            logits = self.tokens.logits(hidden[:, :count], context.prior)
+            logits = self.tokens.logits(hidden[:, :count], context.prior, each)
         if self.numbers is not None:
             num = torch.addcmul(moment.skip * state.num, moment.gain, self.numbers.read(hidden[:, count:]))
         return Endpoint(num, logits)
@@ -250,9 +250,9 @@ class TokenColumns(nn.Module):
 
         return self._states(vectors, *self.state_weights)
 
-    def logits(self, hidden: Tensor, prior: Tensor) -> Tensor:
-        """``(R, C, W)`` and ``(B, C, L)`` → ``(R, C, L)``, R / B of each in a row."""
-        by_column = torch.bmm(hidden.transpose(0, 1), self.head().mT).unflatten(1, (len(prior), -1))
+    def logits(self, hidden: Tensor, prior: Tensor, each: tuple[int, int]) -> Tensor:
+        """``(R, C, W)`` and ``(B, C, L)`` → ``(R, C, L)``; each: B and S, S rows for each of B in a row."""
+        by_column = torch.bmm(hidden.transpose(0, 1), self.head().mT).unflatten(1, each)
         # Column after column in memory, as the first summand is: no copy is needed.
         return (by_column + prior.transpose(0, 1)[:, :, None]).flatten(1, 2).transpose(0, 1)
 

@@ -24,7 +24,7 @@ RUN = {
         timing("sampling", 0.5, backbone="ar", batch=1000, candidates=10, steps=14),
         timing("sampling", 0.1, backbone="ar", batch=1, candidates=10, steps=14),
         timing("reference", 50.0, backbone="published", batch=1000, candidates=10, steps=14),
-        timing("generate", 1.0, backbone="ar", batch=1000, candidates=10),
+        timing("generate", 1.0, backbone="ar", batch=1000, candidates=10, sampling_seconds=0.25),
         timing("decoding", 0.2),
         timing("drawing pairs", 0.2, top_k=7.0),
     ],
@@ -38,9 +38,9 @@ def test_sampling_is_compared_with_the_reference_on_the_same_question() -> None:
     assert frame["speedup"][[1, 3, 4, 5]].isna().all()
 
 
-def test_generating_is_compared_with_sampling_by_the_same_backbone() -> None:
+def test_generating_is_compared_with_the_sampling_that_was_timed_beside_it() -> None:
     kept = report.results(RUN)["kept"]
-    assert kept[3] == pytest.approx(0.5)
+    assert kept[3] == pytest.approx(0.25)
     assert kept[[0, 1, 2, 4, 5]].isna().all()
 
 

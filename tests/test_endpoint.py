@@ -71,6 +71,12 @@ def test_the_loss_is_fixed_in_evaluation_and_fresh_in_training(
         assert not torch.equal(model(rows, other, weights), model(rows, other, weights))
 
 
+@pytest.mark.parametrize(("kind", "options"), WAYS)
+def test_the_loss_of_nobody_is_empty(kind: type[EndpointBackbone], options: dict[str, Any]) -> None:
+    nobody = random_rows(MIXED, 3).take(torch.zeros(0, dtype=torch.int64))
+    assert build(kind, MIXED, **options)(nobody, nobody, torch.zeros(0)).shape == (0,)
+
+
 class Certain(torch.nn.Module):
     """Knows the counterfactual."""
 
