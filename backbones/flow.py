@@ -163,4 +163,5 @@ class FlowBackbone(EndpointBackbone):
         """Which columns jump, bool ``(R, C)``, each with its chance. Systematic sampling: two columns jump at once only
         where more than one jump is due."""
         passed = torch.cat([candidates.uniform()[:, :1], chance], 1).cumsum(1, dtype=torch.float64).floor_()
-        return passed.diff() > 0
+        # Sums may round otherwise from column to column; what is certain does not hang on that.
+        return (passed.diff() > 0) & (chance > 0) | (chance >= 1)

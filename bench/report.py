@@ -62,16 +62,19 @@ def results(run: dict[str, Any]) -> pd.DataFrame:
     """One row per timing of a run, with its speed over others of the same question (`QUESTION`).
 
     speedup: rows per second over the reference's; missing where the reference was not asked that, or where something
-    else than sampling was timed. kept: of `generate`, the seconds of sampling alone over those of the whole call.
+    else than sampling was timed. kept: of `generate`, the seconds of sampling alone, timed beside it (in earlier runs:
+    in another test), over those of the whole call.
     """
     wanted = [*COLUMNS, "rows", "seconds", "p99", "top_k", "peak_bytes", "sampling_seconds"]
     frame = pd.DataFrame(run["results"]).reindex(columns=wanted)
     frame["milliseconds"], frame["p99_milliseconds"] = 1e3 * frame["seconds"], 1e3 * frame["p99"]
     frame["megabytes"] = frame["peak_bytes"] / 1e6
     reference = frame[frame["what"] == "reference"].set_index(QUESTION)["rows_per_second"]
-    compared = frame["what"].isin(["sampling", "reference"])
+    alone = frame[frame["what"] == "sampling"].set_index(["backbone", *QUESTION])["seconds"]
+    compared, whole = frame["what"].isin(["sampling", "reference"]), frame["what"].str.startswith("generate")
     frame["speedup"] = (frame["rows_per_second"] / _of(reference, frame[QUESTION])).where(compared)
-    frame["kept"] = frame["sampling_seconds"] / frame["seconds"]
+    beside = frame["sampling_seconds"].fillna(pd.Series(_of(alone, frame[["backbone", *QUESTION]]), frame.index))
+    frame["kept"] = (beside / frame["seconds"]).where(whole)
     frame["what"] += frame["top_k"].map(lambda k: "" if pd.isna(k) else f", K = {k:.0f}")
     return frame
 

@@ -37,9 +37,7 @@ from recourse_gen.pairs import PairSupervision
 from recourse_gen.rows import Rows
 
 LEARNED = ("ar", "flow", "diffusion")
-SIZES = (
-    *((1, 1), (1, 10), (1, 100), (100, 10), (200, 10), (1000, 1), (1000, 10), (1000, 100), (10_000, 1), (100_000, 1)),
-)
+SIZES = ((1, 1), (1, 10), (1, 100), (100, 10), (200, 10), (1000, 1), (1000, 10), (1000, 100), (10_000, 1), (100_000, 1))
 COMPARED = ((1, 10), (200, 10), (1000, 10))  # with the published procedure, in turn: machines differ by the minute
 CASES = [
     (sampler, *size)

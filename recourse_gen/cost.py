@@ -49,6 +49,7 @@ class RecourseCost:
         caps = [1.0 if f.kind == "categorical" else math.inf for f in columns]
         self._cap = torch.as_tensor(caps, dtype=torch.float32)
         self._most = float(sum(f.weight for f, width in zip(schema.tokens, widths, strict=True) if width > 1))
+        self._whole = bool((self._weight[self._one_hot] % 1 == 0).all())
         self._widths = widths
 
     @cached_property
@@ -119,16 +120,19 @@ class RecourseCost:
         costs = torch.cdist(here[:, ~one_hot], targets.near, p=1.0)
         if not one_hot.any():
             return costs
-        # Whole weights are exact; others may leave a rounding error, of which none must be negative.
-        mismatch = (4.0 * here[:, one_hot] @ targets.one_hot.T).neg_().add_(self._most).clamp_(min=0.0)
-        return costs.add_(mismatch)
+        # Products of whole weights are exact. Others round, and not alike for few rows and many, so they get room.
+        exact = costs.dtype if self._whole else torch.float64
+        with torch.autocast(costs.device.type, enabled=False):
+            alike = 4.0 * here[:, one_hot].to(exact) @ targets.one_hot.T.to(exact)
+        return costs.add_(alike.neg_().add_(self._most).clamp_(min=0.0))
 
 
 def smallest(costs: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k smallest of each row of costs, float32 ``(b, m)``, not negative, or all of them if m < k; ascending, and
-    their places, int64. On a CPU, equal ones come in the order of their places."""
-    k = min(k, costs.shape[1])
-    if costs.device.type != "cpu":
+    """The k smallest of each row of costs ``(b, m)``, float32, neither negative nor NaN, or all of them if m < k;
+    ascending, and their places, int64. On a CPU, equal ones come in the order of their places, and the work is shared
+    by threads: it must not be asked for by one of these."""
+    k, costs = min(k, costs.shape[1]), costs.float()
+    if costs.device.type != "cpu" or not len(costs):
         # Sorting the nearest is faster than having them found in order.
         found = costs.topk(k, largest=False, sorted=False)
         values, order = found.values.sort(dim=1, stable=True)

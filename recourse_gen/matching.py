@@ -78,10 +78,10 @@ class Matching:
         return self.constraints.compile(self.transform.schema, frame, rows)
 
     def block(self, at: Tensor, rules: Feasible, pool: Tensor, targets: Targets) -> Tensor:
-        """Costs ``(b, m)`` of the factuals at `at`, under their rules, becoming each of the partners at `pool`, inf
-        where they may not. targets: these partners, made ready."""
+        """Costs ``(b, m)`` of the factuals at `at`, under their rules (on the device), becoming each of the partners at
+        `pool`, inf where they may not. targets: these partners, made ready."""
         own = self.factuals.take(at).to(self.device)
-        admitted = rules.to(self.device).admits(self.transform.schema, own, self.partners.take(pool))
+        admitted = rules.admits(self.transform.schema, own, self.partners.take(pool))
         return self.cost.distances(own, targets).masked_fill_(~admitted, math.inf)
 
     def costs(self, at: Tensor, choice: Tensor) -> Tensor:

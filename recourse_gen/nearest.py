@@ -15,7 +15,8 @@ from recourse_gen.feasible import Feasible
 from recourse_gen.matching import Matching
 
 SPAN = 2**17  # partners that a block of factuals is compared with at a time
-MASKS = 2**23  # cells of the masks of rules that are compiled at a time
+RULES = 2**23  # bytes of rules that are compiled at a time
+_NUMBER = 33  # bytes of rules for the numbers of a column
 
 
 class Finder(Protocol):
@@ -34,7 +35,7 @@ class Exhaustive:
         self.parts = [(part, match.cost.targets(match.partners.take(part))) for part in pool.split(SPAN)]
 
     def __call__(self, at: Tensor, rules: Feasible) -> tuple[Tensor, Tensor]:
-        found = []
+        found, rules = [], rules.to(self.match.device)
         for pool, targets in self.parts:
             costs, place = smallest(self.match.block(at, rules, pool, targets), self.k)
             found.append((costs, pool[place]))
@@ -57,7 +58,8 @@ class Nearest:
     ) -> Nearest:
         """Of every factual. block: factuals at a time."""
         levels = [len(feature.levels) for feature in match.transform.schema.tokens]
-        many = max(block, MASKS // max(1, len(levels) * max(levels, default=0)))
+        each = len(levels) * max(levels, default=0) + _NUMBER * len(match.transform.schema.features)
+        many = max(block, RULES // each)
         people, k = match.factuals.batch_size, max(1, min(k, match.partners.batch_size))
         costs = torch.full((people, k), math.inf, device=match.device, dtype=torch.float32)
         index = torch.zeros(people, k, dtype=torch.int32, device=match.device)

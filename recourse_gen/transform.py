@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -64,8 +65,9 @@ class TableTransform:
         # Rows are taken more than once from here on.
         frame = frame[list(self.schema.names)].set_flags(allows_duplicate_labels=True)
         cast = {name: dtype for name, dtype in self.dtypes.items() if frame[name].dtype != dtype}
-        with np.errstate(over="ignore"):
-            frame = frame.astype(cast)
+        if cast:
+            with np.errstate(over="ignore"):
+                frame = frame.astype(cast)
         for name in cast:
             check_values(frame[name])  # a narrower dtype need not hold them
         # To pandas, unordered categories are the same in any order; to a classifier that takes codes they are not.
@@ -183,8 +185,9 @@ def _codes(feature: Feature, column: pd.Series) -> np.ndarray:
     boolean = all(isinstance(level, bool) for level in feature.levels)
     if (boolean and is_number(column)) or (not boolean and pd.api.types.is_bool_dtype(column.dtype)):
         raise ValueError(f"column {feature.name!r} must hold {feature.dtype} values, got dtype {column.dtype}")
+    place, values = {level: code for code, level in enumerate(feature.levels)}, column.to_numpy(dtype=object)
     try:
-        codes = pd.Index(feature.levels, dtype=object).get_indexer(pd.Index(column.astype(object)))
+        codes = np.fromiter(map(place.get, values, repeat(-1)), np.int64, len(values))
     except TypeError as error:
         raise ValueError(f"column {feature.name!r} holds a value that is no category: {error}") from error
     if (codes < 0).any():
@@ -193,4 +196,4 @@ def _codes(feature: Feature, column: pd.Series) -> np.ndarray:
             f"column {feature.name!r} holds the category {unseen!r}, which the training rows lack; "
             f"known are {', '.join(map(repr, feature.levels[:20]))}{', ...' if len(feature.levels) > 20 else ''}"
         )
-    return codes.astype(np.int64)
+    return codes

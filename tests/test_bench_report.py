@@ -41,6 +41,8 @@ def test_sampling_is_compared_with_the_reference_on_the_same_question() -> None:
 def test_generating_is_compared_with_the_sampling_that_was_timed_beside_it() -> None:
     kept = report.results(RUN)["kept"]
     assert kept[3] == pytest.approx(0.25)
+    earlier = {**RUN, "results": [{**each, "sampling_seconds": None} for each in RUN["results"]]}
+    assert report.results(earlier)["kept"][3] == pytest.approx(0.5)
     assert kept[[0, 1, 2, 4, 5]].isna().all()
 
 

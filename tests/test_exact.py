@@ -14,7 +14,7 @@ from strategies import MAKERS, NUMBERS, STEPS, constraints, quick, restored, tab
 
 from backbones import exact
 from backbones.exact import ExactBackbone, NearestBackbone, PartnerBackbone
-from recourse_gen import Constraints, RecourseGenerator
+from recourse_gen import Constraints, RecourseGenerator, Schema
 from recourse_gen.noise import Noise
 from recourse_gen.pairs import PairOptions, PairSupervision
 from recourse_gen.rows import Rows
@@ -159,6 +159,21 @@ def test_an_answer_depends_on_the_row_and_the_sample_alone(
     assert same(draw(model, rows, 20), drawn)
     assert len(sizes) > 1
     assert max(sizes) <= 1000
+
+
+@pytest.mark.parametrize("cls", BOTH)
+def test_weights_that_are_not_whole_make_no_difference_between_one_and_many(cls: type[PartnerBackbone]) -> None:
+    rng = np.random.default_rng(0)
+    names = list("abcdefghij")
+    frame = pd.DataFrame(rng.choice(list("wxyz"), (1200, len(names))), columns=names)
+    weights = dict(zip(names, (0.1, 0.3, 0.7, 1.3, 0.9, 2.1, 0.45, 1.7, 0.33, 0.61), strict=True))
+    transform = TableTransform(Schema.infer(frame, weights=weights)).fit(frame)
+    pairs = supervise((frame.iloc[:40], frame.iloc[40:]), transform, Constraints(), top_k=50)
+    model = observed(cls, pairs)
+    together = draw(model, pairs.factuals, 50, 1.0)
+    for i in range(40):
+        at = torch.tensor([i])
+        assert same(draw(model, pairs.factuals.take(at), 50, 1.0), together.take(at))
 
 
 def test_exact_depends_on_the_seed_and_nearest_does_not(split: Any, transform: TableTransform) -> None:

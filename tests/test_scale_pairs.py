@@ -159,12 +159,13 @@ def test_without_faiss_there_is_a_sentence(
         supervise(table, transform, method="index")
 
 
+@pytest.mark.parametrize(("name", "value"), [("SPAN", 13), ("RULES", 1)])
 def test_partners_in_parts_are_the_same_partners(
-    table: Table, transform: TableTransform, monkeypatch: pytest.MonkeyPatch
+    table: Table, transform: TableTransform, monkeypatch: pytest.MonkeyPatch, name: str, value: int
 ) -> None:
     whole = supervise(table, transform, RULES, top_k=9)
-    monkeypatch.setattr("recourse_gen.nearest.SPAN", 13)
-    parts = supervise(table, transform, RULES, top_k=9)
+    monkeypatch.setattr(f"recourse_gen.nearest.{name}", value)
+    parts = supervise(table, transform, RULES, top_k=9, block=7)
     torch.testing.assert_close(parts.costs, whole.costs)
     assert torch.equal(parts.has_partner, whole.has_partner)
 
