@@ -25,12 +25,20 @@ class TableTransform:
 
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
-        self._categories: dict[str, pd.CategoricalDtype] = {}
+        self._keep({})
+
+    def _keep(self, categories: dict[str, pd.CategoricalDtype]) -> None:
+        """Take these for the training frame's categories, by column."""
+        self._categories = categories
+        # The training frame's dtype of each column, and its levels: asked for by every call, and slow to make.
+        features = self.schema.features
+        self.dtypes: dict[str, Any] = {f.name: categories.get(f.name, column_dtype(f.dtype)) for f in features}
+        self._levels: dict[str, pd.Series] = {}
 
     def fit(self, train: pd.DataFrame) -> TableTransform:
         check_frame(train)
         kept = {str(name): dtype for name, dtype in train.dtypes.items()}
-        self._categories = {name: dtype for name, dtype in kept.items() if isinstance(dtype, pd.CategoricalDtype)}
+        self._keep({name: dtype for name, dtype in kept.items() if isinstance(dtype, pd.CategoricalDtype)})
         self.check(train)
         return self
 
@@ -101,8 +109,10 @@ class TableTransform:
         return pd.DataFrame(columns)
 
     def values(self, feature: Feature) -> pd.Series:
-        """The levels ``(L,)`` of a token column, in the training dtype."""
-        return self.restore(feature, _level_array(feature))
+        """The levels ``(L,)`` of a token column, in the training dtype. Not to be changed."""
+        if feature.name not in self._levels:
+            self._levels[feature.name] = self.restore(feature, _level_array(feature))
+        return self._levels[feature.name]
 
     def raw(self, feature: Feature, scaled: torch.Tensor) -> np.ndarray:
         """Float64 ``(B,)``: values of a continuous column in raw units, not yet rounded, of scaled ones ``(B,)``."""
@@ -117,12 +127,7 @@ class TableTransform:
         if feature.kind == "continuous" and feature.storage.kind in "iu" and values.dtype.kind == "f":
             values = np.rint(values)
         # With its dtype, or pandas would try objects that are all text as a column of text, which cannot hold any.
-        return pd.Series(values, dtype=values.dtype).astype(column_dtype(feature.dtype))
-
-    @property
-    def dtypes(self) -> dict[str, Any]:
-        """The training frame's dtype of each column."""
-        return {f.name: self._categories.get(f.name, column_dtype(f.dtype)) for f in self.schema.features}
+        return pd.Series(values, dtype=values.dtype).astype(self.dtypes[feature.name])
 
     def to_json(self) -> str:
         categories = {
@@ -145,12 +150,14 @@ class TableTransform:
             transform = cls(schema)
             if not set(state["categories"]) <= set(schema.names):
                 raise ValueError("the transform has categories of columns that the schema lacks")
-            transform._categories = {
-                name: pd.CategoricalDtype(
-                    pd.Index(entry["categories"], dtype=column_dtype(entry["dtype"])), bool(entry["ordered"])
-                )
-                for name, entry in state["categories"].items()
-            }
+            transform._keep(
+                {
+                    name: pd.CategoricalDtype(
+                        pd.Index(entry["categories"], dtype=column_dtype(entry["dtype"])), bool(entry["ordered"])
+                    )
+                    for name, entry in state["categories"].items()
+                }
+            )
         except (KeyError, TypeError, AttributeError, OverflowError, RecursionError, json.JSONDecodeError) as error:
             raise ValueError(f"not a transform: {error}") from error
         return transform
