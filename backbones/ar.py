@@ -165,8 +165,8 @@ class AutoregressiveBackbone(Backbone):
         previous = context.new_zeros(len(owner), context.shape[2])
         embeddings, heads = self.embed_previous.columns(), self.head.columns()
         for column, size in enumerate(self.alphabet.sizes):
-            x = decoder.step(starts[column][owner], previous, column)
-            logits = heads[column](self.norm(x), bias[:, column, :size][owner])
+            x = decoder.step(starts[column], previous, column)
+            logits = heads[column](self.norm(x), bias[:, column, :size])
             if draft.tied:
                 logits = logits.masked_fill(~draft.mask(column), -math.inf)
             if temperature != 1.0:

@@ -40,9 +40,9 @@ class CachedTransformer:
         self.blocks = [CachedBlock(block, memory.shape[1], rows, memory) for block in decoder.blocks]  # type: ignore[arg-type]
 
     def step(self, start: Tensor, previous: Tensor, column: int) -> Tensor:
-        """Hidden state ``(R, W)`` of the next column, from its start ``(R, W)`` and the embedded column before it
-        ``(R, W)``, zeros at first. Columns are visited in order from 0."""
-        x = start + previous
+        """Hidden state ``(R, W)`` of the next column, from its start ``(B, W)``, R / B drafts of each in a row, and the
+        embedded column before it ``(R, W)``, zeros at first. Columns are visited in order from 0."""
+        x = (previous.unflatten(0, (len(start), -1)) + start[:, None]).flatten(0, 1)
         for block in self.blocks:
             x = block.step(x, column)
         return x

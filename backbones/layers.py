@@ -232,8 +232,10 @@ class HeadColumn(NamedTuple):
     weight: Tensor
 
     def __call__(self, x: Tensor, bias: Tensor) -> Tensor:
-        """Logits ``(R, size)`` from ``(R, W)`` and a bias ``(R, size)``."""
-        return torch.addmm(bias, x, self.weight)
+        """Logits ``(R, size)`` from ``(R, W)`` and a bias ``(B, size)``, R / B of each in a row."""
+        logits = torch.mm(x, self.weight)
+        logits.unflatten(0, (len(bias), -1)).add_(bias[:, None])
+        return logits
 
 
 class ScalarEmbedding(nn.Module):
