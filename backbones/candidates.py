@@ -18,7 +18,7 @@ from recourse_gen.rows import Rows
 if TYPE_CHECKING:
     from backbones.endpoint import EndpointBackbone
 
-_AHEAD = 32  # uniform draws made at a time, at most: hashing takes dozens of small operations
+_AHEAD = 32  # draws made at a time, at most: hashing takes dozens of small operations
 _COLD = 1e-3  # above it, logits over the temperature stay far inside what a float32 holds
 
 
@@ -43,14 +43,16 @@ class Candidates:
         self._ahead: list[Tensor] = []
         self.given, self.feasible = factual, feasible
         self.factual = factual.repeat(num_samples)
-        self.context: Context = backbone.denoiser.context(backbone.encode(factual), cost_weight)
-        least, most = backbone.scores.range
-        self.low, self.high = least.expand_as(self.factual.num), most.expand_as(self.factual.num)
         self.allowed: Tensor | None = None
         self.forbidden: Tensor | None = None
         self.spare: Tensor | None = None
+        limits = [] if feasible is None else [feasible.low, feasible.high]
+        self.own, *ends = backbone.scores(torch.cat([factual.num, *limits])).chunk(1 + len(limits))
+        self.context: Context = backbone.denoiser.context(Rows(self.own, factual.cat), cost_weight)
+        least, most = backbone.scores.range
+        self.low, self.high = least.expand_as(self.factual.num), most.expand_as(self.factual.num)
         if feasible is not None:
-            low, high = backbone.scores(torch.cat([feasible.low, feasible.high])).chunk(2)
+            low, high = ends
             # The training range, unless the limits lie beyond it.
             low, high = least.clamp(low, high), most.clamp(low, high)
             self.low, self.high = (side.repeat_interleave(num_samples, 0) for side in (low, high))
@@ -62,15 +64,20 @@ class Candidates:
                 self._ration(feasible, feasible.max_changes)
 
     def uniform(self) -> Tensor:
-        """``(R, C)``, uniform on (0, 1)."""
-        if not self._ahead:
-            ahead = min(_AHEAD, 2 * self.backbone.steps + 2)
-            self._ahead = [*self.noise.uniforms(ahead, self.num_samples, self.given.cat.shape[1]).flatten(1, 2)]
-        return self._ahead.pop(0)
+        """``(R, C + 1)``, uniform on (0, 1): a number for each token column, and one for all of them."""
+        return self._draw()[:, : self.factual.cat.shape[1] + 1]
 
     def gaussian(self) -> Tensor:
         """``(R, N)``, of standard deviation √temperature."""
-        return self.noise.normal(self.num_samples, self.given.num.shape[1]).flatten(0, 1) * self.temperature**0.5
+        return torch.special.ndtri(self._draw()[:, : self.factual.num.shape[1]]) * self.temperature**0.5
+
+    def _draw(self) -> Tensor:
+        if not self._ahead:
+            columns, numbers = self.factual.cat.shape[1], self.factual.num.shape[1]
+            ahead = min(_AHEAD, self.backbone.steps + 3) if columns else 1
+            drawn = self.noise.uniforms(ahead, self.num_samples, max(columns + 1, numbers))
+            self._ahead = [*drawn.flatten(1, 2)]
+        return self._ahead.pop(0)
 
     def moments(self, signal: Tensor, noise: Tensor) -> Iterator[Moment]:
         """In turn, the K times at which `endpoint` will be asked for; coefficients ``(K,)``, see `Moment`."""
@@ -88,17 +95,20 @@ class Candidates:
             logits = logits / self.temperature
         return Endpoint(num.clamp(self.low, self.high), logits)
 
-    def fixed(self) -> Tensor:
-        """Bool ``(R, C)``: token columns that have one admissible level only."""
+    def begin(self, start: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes ``(R, C)`` of the start, where token columns with one admissible level only show that level already;
+        and which columns have a choice, bool ``(R, C)``."""
         if self.allowed is None:
-            return torch.zeros_like(self.factual.cat, dtype=torch.bool)
-        fixed = (self.allowed.sum(2) == 1).repeat_interleave(self.num_samples, 0)
-        return fixed if self.forbidden is None else fixed | (~self.forbidden).sum(2).eq(1)
+            return start, torch.ones_like(start, dtype=torch.bool)
+        levels = self.allowed.repeat_interleave(self.num_samples, 0)
+        if self.forbidden is not None:
+            levels = levels & ~self.forbidden
+        choice = levels.sum(2) > 1
+        return torch.where(choice, start, levels.to(torch.uint8).argmax(2)), choice
 
-    def redraw(self, cat: Tensor, where: Tensor, logits: Tensor, leave: bool = False) -> Tensor:
+    def redraw(self, cat: Tensor, where: Tensor, logits: Tensor, uniform: Tensor, leave: bool = False) -> Tensor:
         """Codes ``(R, C)`` with fresh draws from the logits in the columns marked by `where`, bool ``(R, C)``; with
-        `leave`, other codes than there were."""
-        uniform = self.uniform()
+        `leave`, other codes than there were. uniform: see there."""
         if cat.device.type == "cpu":
             at = where.nonzero(as_tuple=True)
             marked = logits[at]
@@ -109,7 +119,7 @@ class Candidates:
             if leave:
                 logits = logits.scatter(2, cat[..., None], -math.inf)
             # Column after column, as the network gives them.
-            drawn = log_choice(logits.transpose(0, 1).flatten(0, 1), uniform.T.flatten())
+            drawn = log_choice(logits.transpose(0, 1).flatten(0, 1), uniform[:, : cat.shape[1]].T.flatten())
             fresh = torch.where(where, drawn.view(cat.T.shape).T, cat)
         return fresh if self.spare is None else self._within_budget(cat, fresh)
 
@@ -181,8 +191,8 @@ class Candidates:
             rank[:, group] = rank[:, group].amax(1, keepdim=True)
         late = rank >= spare
         self.still = (stay & late)[:, count:]
-        own = self.backbone.scores(self.factual.num)
-        self.low, self.high = (torch.where(self.still, own, side) for side in (self.low, self.high))
+        own_num = self.own.repeat_interleave(self.num_samples, 0)
+        self.low, self.high = (torch.where(self.still, own_num, side) for side in (self.low, self.high))
         settled = torch.arange(stay.shape[1], device=stay.device) >= count
         for group in (group for group in groups if group[-1] >= count):
             settled[group] = True

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.alphabet import Alphabet
-from backbones.layers import Attention, Kept, LevelTable
-from backbones.perceptron import Modulation, Perceptron
+from backbones.columns import NumberColumns, Tables, TokenColumns, WaveEmbedding
+from backbones.layers import Attention, Kept
+from backbones.perceptron import Modulation, Perceptron, Rest
 from recourse_gen.rows import Rows
 from recourse_gen.schema import Schema
 
@@ -29,14 +29,39 @@ class Context(NamedTuple):
 
     columns: ``(B, D, W)`` embedded. condition: of λ, ``(B, W)``. cat: the factuals' codes ``(B, C)``.
     prior: logits ``(B, C, L)`` before the network has its say: what the cost suggests, and a bias.
-    entered: what the first layer of a perceptron makes of the columns, ``(B, H)``; None for other bodies.
+    entry: for a perceptron, what its first layer makes of the columns; None for other bodies.
+    tokens: what is asked of token columns at every step; None without any.
     """
 
     columns: Tensor
     condition: Tensor
     cat: Tensor
     prior: Tensor
-    entered: Tensor | None = None
+    entry: Entry | None = None
+    tokens: Tables | None = None
+
+
+class Entry(NamedTuple):
+    """How states enter a perceptron. As its first layer is linear, what it makes of a token's state can be looked up;
+    only embedded numbers need a product.
+
+    columns: what it makes of the factuals' columns, ``(B, 1, H)``. tokens: of each state of a token, in the order of
+    `Tables`, ``(V + 1, H)``. numbers: its weights for the N numbers, ``(H, N · W)``. rest: what follows it.
+    """
+
+    columns: Tensor
+    tokens: Tensor | None
+    numbers: Tensor
+    rest: Rest
+
+    def __call__(self, moves: Tensor | None, numbers: Tensor | None, each: tuple[int, int]) -> Tensor:
+        """``(B, S, H)`` from the places of tokens ``(R, C)`` and embedded numbers ``(R, N, W)``."""
+        entered = self.columns
+        if moves is not None and self.tokens is not None:
+            entered = entered + F.embedding_bag(moves, self.tokens, mode="sum").unflatten(0, each)
+        if numbers is not None:
+            entered = entered + F.linear(numbers.flatten(1), self.numbers).unflatten(0, each)
+        return entered
 
 
 class Moment(NamedTuple):
@@ -103,8 +128,8 @@ class Denoiser(nn.Module):
         if self.numbers is not None:
             columns.append(self.numbers.factual(factual.num[..., None]))
         condition, embedded = self.weight_condition(cost_weight.log()[:, None]), torch.cat(columns, 1) + self.position
-        entered = self.body.into(embedded.flatten(1)) if isinstance(self.body, Perceptron) else None
-        return Context(embedded, condition, factual.cat, prior, entered)
+        tokens = None if self.tokens is None else self.tokens.ready()
+        return Context(embedded, condition, factual.cat, prior, self._entry(embedded), tokens)
 
     def moments(self, context: Context, signal: Tensor, noise: Tensor) -> Iterator[Moment]:
         """K times in turn, where x_t = signal·x⁺ + noise·ε, from these coefficients ``(K, 1, 1)`` or ``(K, B, 1)``."""
@@ -127,134 +152,41 @@ class Denoiser(nn.Module):
         """
         each = len(context.cat), len(state.cat) // max(len(context.cat), 1)
         count, columns, moves, numbers = context.cat.shape[1], [], None, None
-        if self.tokens is not None:
-            moves = self.tokens.moves(context.cat, state.cat.unflatten(0, each)).flatten(0, 1)
-            columns.append(F.embedding(moves, self.tokens.states()))
+        if context.tokens is not None:
+            moves = context.tokens.moves(context.cat, state.cat.unflatten(0, each)).flatten(0, 1)
+            columns.append(F.embedding(moves, context.tokens.vectors))
         if self.numbers is not None:
             numbers = self.numbers.state((state.num * moment.scale)[..., None])
             columns.append(numbers)
         x = context.columns[:, None] + torch.cat(columns, 1).unflatten(0, each)
-        if isinstance(self.body, Perceptron) and context.entered is not None:
-            entered = context.entered[:, None] + self._entered(moves, numbers).unflatten(0, each)
-            hidden = self.body.after(entered, x, moment.modulations).flatten(0, 1)
+        if context.entry is not None:
+            hidden = context.entry.rest(context.entry(moves, numbers, each), x, moment.modulations).flatten(0, 1)
         else:
             hidden = self.body(x, moment.modulations).flatten(0, 1)
         logits, num = context.prior, state.num
-        if self.tokens is not None:
-            logits = self.tokens.logits(hidden[:, :count], context.prior, each)
+        if context.tokens is not None:
+            logits = context.tokens.logits(hidden[:, :count], context.prior, each)
         if self.numbers is not None:
             num = torch.addcmul(moment.skip * state.num, moment.gain, self.numbers.read(hidden[:, count:]))
         return Endpoint(num, logits)
 
-    def _entered(self, moves: Tensor | None, numbers: Tensor | None) -> Tensor:
-        """What a perceptron's first layer makes of states, ``(R, H)``. As it is linear, the vector of a token's move
-        can be looked up behind it; only embedded numbers ``(R, N, W)`` need a product. moves: ``(R, C)``."""
-        assert isinstance(self.body, Perceptron)
-        weight, tokens, parts = self.body.into.weight, self.tokens, []
+    def _entry(self, columns: Tensor) -> Entry | None:
+        """For a perceptron, how states enter it beside embedded factuals ``(B, D, W)``."""
+        if not isinstance(self.body, Perceptron):
+            return None
+        weight, tokens, table = self.body.into.weight, self.tokens, None
         first = weight.unflatten(1, self.position.shape)
-        if moves is not None and tokens is not None:
+        if tokens is not None:
 
             def behind() -> Tensor:
-                vectors = tokens.states()[:-1].unflatten(0, (moves.shape[1], -1))
-                return F.pad(
-                    torch.einsum("clw,hcw->clh", vectors, first[:, : moves.shape[1]]).flatten(0, 1), (0, 0, 0, 1)
-                )
+                vectors = tokens.states()[:-1].unflatten(0, (len(tokens.offset), -1))
+                entered = torch.einsum("clw,hcw->clh", vectors, first[:, : len(vectors)])
+                return F.pad(entered.flatten(0, 1), (0, 0, 0, 1))
 
-            table = self._entries(behind, weight, *tokens.state_weights)
             # In low precision, a product has another type than its factors.
-            parts.append(F.embedding_bag(moves, table.to(weight.dtype), mode="sum"))
-        if numbers is not None:
-            parts.append(F.linear(numbers.flatten(1), first[:, -numbers.shape[1] :].flatten(1)))
-        return sum(parts[1:], parts[0])
-
-
-class WaveEmbedding(nn.Module):
-    """Perceptron of scalars and their sines and cosines, one per column. **Shape**: ``(..., D, 1)`` → ``(..., D, W)``.
-
-    Several wavelengths let it follow sharp functions of a number (Tancik et al. 2020; Gorishniy et al. 2022).
-    """
-
-    def __init__(self, columns: int, width: int, waves: int = 8) -> None:
-        super().__init__()
-        self.frequency: Tensor
-        self.phase: Tensor
-        # Scores lie within ±3: from less than one wave over that range to waves of an eighth.
-        self.register_buffer("frequency", (math.pi / 4 * 1.8 ** torch.arange(waves)).repeat(2), persistent=False)
-        # cos x = sin(x + π / 2)
-        self.register_buffer("phase", (torch.arange(2 * waves) >= waves) * (math.pi / 2), persistent=False)
-        self.weight = nn.Parameter(torch.randn(columns, 2 * waves + 1, width) * 0.3)
-        self.bias = nn.Parameter(torch.randn(columns, width) * 0.3)
-        self.out = nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        features = torch.cat([x, torch.addcmul(self.phase, x, self.frequency).sin()], -1)
-        if self.weight.shape[0] == 1:
-            return self.out(F.silu(features @ self.weight[0] + self.bias[0]))
-        by_column = torch.baddbmm(self.bias[:, None], features.transpose(0, 1), self.weight)
-        return self.out(F.silu(by_column.transpose(0, 1)))
-
-
-class NumberColumns(nn.Module):
-    """Embeddings of factual and noisy numbers, and what the network says about each number."""
-
-    def __init__(self, columns: int, width: int) -> None:
-        super().__init__()
-        self.factual, self.state = WaveEmbedding(columns, width), WaveEmbedding(columns, width)
-        self.weight = nn.Parameter(torch.randn(columns, width) * 0.02)
-        self.bias = nn.Parameter(torch.zeros(columns))
-
-    def read(self, hidden: Tensor) -> Tensor:
-        """``(R, N, W)`` → ``(R, N)``."""
-        return (hidden * self.weight).sum(-1) + self.bias
-
-
-class TokenColumns(nn.Module):
-    """Embeddings and logits of token columns: C columns, L levels in the largest; smaller ones are padded.
-
-    The vector of an ordinal level is a free one plus a smooth function of its rank, so that neighbours share what
-    they learn.
-    """
-
-    def __init__(self, schema: Schema, width: int) -> None:
-        super().__init__()
-        self.alphabet = Alphabet(Schema(schema.tokens), bins=2, spacing="uniform")
-        count, size = len(schema.tokens), max(self.alphabet.sizes)
-        self.padding: Tensor
-        self.offset: Tensor
-        basis = F.pad(self.alphabet.basis(), (0, 0, 0, 1))  # one more code, for a masked token
-        padding = torch.arange(size) >= torch.tensor(self.alphabet.sizes)[:, None]
-        self.register_buffer("padding", torch.zeros(count, size).masked_fill(padding, -math.inf), persistent=False)
-        self.register_buffer("offset", torch.arange(count) * (size + 1), persistent=False)
-        self.factual = LevelTable(basis, width, 0.1)
-        self.present = LevelTable(basis, width, 0.1)
-        self.moved = nn.Parameter(torch.randn(count, width) * 0.1)
-        self.head = LevelTable(basis[:, :size], width, 0.02)
-        self.bias = nn.Parameter(torch.zeros(count, size))
-        self._states = Kept()
-
-    @property
-    def state_weights(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.present.free, self.present.smooth, self.moved
-
-    def moves(self, factual: Tensor, cat: Tensor) -> Tensor:
-        """The places in `states` of codes ``(B, S, C)`` of states under each of B factuals ``(B, C)``."""
-        same = cat == factual[:, None]
-        return (cat + self.offset).masked_fill_(same, self.present.basis.shape[:2].numel())
-
-    def states(self) -> Tensor:
-        """Vectors of the codes of a state, column by column, and zeros for whatever is as in the factual:
-        ``(C · (L + 1) + 1, W)``."""
-
-        def vectors() -> Tensor:
-            return F.pad((self.present() + self.moved[:, None]).flatten(0, 1), (0, 0, 0, 1))
-
-        return self._states(vectors, *self.state_weights)
-
-    def logits(self, hidden: Tensor, prior: Tensor, each: tuple[int, int]) -> Tensor:
-        """``(R, C, W)`` and ``(B, C, L)`` → ``(R, C, L)``; each: B and S, S rows for each of B in a row."""
-        by_column = torch.bmm(hidden.transpose(0, 1), self.head().mT).unflatten(1, each)
-        # Column after column in memory, as the first summand is: no copy is needed.
-        return (by_column + prior.transpose(0, 1)[:, :, None]).flatten(1, 2).transpose(0, 1)
+            table = self._entries(behind, weight, *tokens.state_weights).to(weight.dtype)
+        numbers = first[:, 0 if tokens is None else len(tokens.offset) :].flatten(1)
+        return Entry(self.body.into(columns.flatten(1))[:, None], table, numbers, self.body.ready())
 
 
 class AdaptiveBlock(nn.Module):

@@ -21,10 +21,11 @@ from recourse_gen.schema import Schema
 class DiffusionBackbone(EndpointBackbone):
     """Mixed-type diffusion. At time τ exactly ⌈τC⌉ random token columns are masked.
 
-    For masked tokens every order of unmasking is exact, so each candidate unmasks its columns in a random order, evenly
-    over the steps: with at least C steps one at a time, and sampling adds no error to the network's.
+    For masked tokens every order of unmasking is exact. Columns without a choice are shown from the start, and each
+    candidate unmasks the others in a random order, evenly over the steps: with at least as many steps one at a time,
+    and then sampling adds no error to the network's.
 
-    steps: network evaluations of the sampler.
+    steps: of the sampler, see `backbones.endpoint.EndpointBackbone`.
     sigma_min, sigma_max, rho: noise levels, EDM eq. 5; scores lie within ±3, so 20 is as good as all noise. The
         sampler's last level is that of τ = 1 / steps.
     sigma_mean, sigma_std: of ln σ in training; EDM's −1.2 at σ_data = 0.5, moved by ln 2.
@@ -44,7 +45,7 @@ class DiffusionBackbone(EndpointBackbone):
         cost_prior: bool = True,
         corruption: float = 0.45,
         rao_blackwell: bool = False,
-        steps: int = 12,
+        steps: int | None = None,
         sigma_min: float = 0.002,
         sigma_max: float = 20.0,
         rho: float = 7.0,
@@ -104,21 +105,18 @@ class DiffusionBackbone(EndpointBackbone):
 
     def walk(self, candidates: Candidates) -> tuple[Rows, Tensor]:
         """Numbers follow the probability flow (EDM, eq. 1) while tokens are unmasked; the last step lands."""
-        columns = len(self.levels)
         sigma = [*self.sigma(torch.linspace(1, 0, self.steps + 1, dtype=torch.float32)[:-1]).tolist(), 0.0]
-        numbers, cat = Descent(sigma[0] * candidates.gaussian()), self.levels.expand_as(candidates.factual.cat)
-        # Columns without a choice go first, so that all others see them.
-        turn = (candidates.uniform() - candidates.fixed().float()).argsort(1).argsort(1)
+        numbers = Descent(sigma[0] * candidates.gaussian())
+        cat, choice = candidates.begin(self.levels.expand_as(candidates.factual.cat))
+        turn = candidates.uniform()[:, :-1].masked_fill(~choice, math.inf).argsort(1).argsort(1)
+        step = turn * self.steps // choice.sum(1, keepdim=True).clamp(min=1)
         noise = self.sigma(torch.linspace(1, 0, self.steps + 1, device=cat.device, dtype=torch.float32)[:-1])
         logits, moments = candidates.context.prior, candidates.moments(torch.ones_like(noise), noise)
         for k, moment in enumerate(moments):
-            before, after = columns * k // self.steps, columns * (k + 1) // self.steps
-            if before == after and not self.schema.numbers:
-                continue  # nothing moves
             end, logits = candidates.endpoint(Rows(numbers.num, cat), moment)
             numbers.step(end, sigma[k], sigma[k + 1])
-            if after > before:
-                cat = candidates.redraw(cat, (turn >= before) & (turn < after), logits)
+            if len(self.levels):
+                cat = candidates.redraw(cat, step == k, logits, candidates.uniform())
         return Rows(numbers.num, cat), logits
 
     def _weight(self, sigma: Tensor) -> Tensor:

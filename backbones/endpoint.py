@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,9 @@ class EndpointBackbone(Backbone):
     corruption: share of the tokens seen in training that belong to another draw of Q, see `backbones.corruption`.
     rao_blackwell: learn from the exact posterior of Q, not the one pair behind a state, see `backbones.posterior`. It
         takes what a state shows for true, so it needs corruption 0.
-    steps: network evaluations of the sampler (at least 1).
+    steps: network evaluations of the sampler (at least 1). None takes half as many as there are token columns, at least
+        5, and at least 12 where several columns are numbers, whose path is curved. Tokens alone never take more than
+        there are columns.
     """
 
     levels: Tensor
@@ -54,13 +57,15 @@ class EndpointBackbone(Backbone):
         expansion: int,
         cost_prior: bool,
         corruption: float,
-        steps: int,
+        steps: int | None,
         rao_blackwell: bool,
     ) -> None:
         super().__init__(schema)
+        if steps is None:
+            steps = max(12 if len(schema.numbers) > 1 else 5, math.ceil(len(schema.tokens) / 2))
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
-        self.steps, self.replay = steps, Replay()
+        self.steps, self.replay = steps if schema.numbers else min(steps, len(schema.tokens)), Replay()
         self.corruption = Corruption(corruption)
         if rao_blackwell and corruption:
             raise ValueError(f"rao_blackwell needs corruption=0, got {corruption}")

@@ -33,7 +33,7 @@ class FlowBackbone(EndpointBackbone):
 
     source: of the tokens: ``factual``, ``mask``, or uniform ``noise``.
     width, heads, layers, body, expansion, cost_prior: of the network, see `backbones.denoiser.Denoiser`.
-    steps: of the sampler.
+    steps: of the sampler, see `backbones.endpoint.EndpointBackbone`.
     corruption, rao_blackwell: of training, see `backbones.endpoint.EndpointBackbone`.
     """
 
@@ -49,7 +49,7 @@ class FlowBackbone(EndpointBackbone):
         cost_prior: bool = True,
         corruption: float = 0.45,
         rao_blackwell: bool = False,
-        steps: int = 12,
+        steps: int | None = None,
         source: str = "factual",
     ) -> None:
         super().__init__(
@@ -97,19 +97,21 @@ class FlowBackbone(EndpointBackbone):
 
     def walk(self, candidates: Candidates) -> tuple[Rows, Tensor]:
         """Numbers flow and tokens jump; the last step lands on the endpoint."""
-        columns = len(self.levels)
-        numbers, cat = Descent(candidates.gaussian()), self._start(candidates.factual.cat, candidates.uniform())
+        numbers = Descent(candidates.gaussian())
+        cat, choice = candidates.begin(self._start(candidates.factual.cat, candidates.uniform()[:, :-1]))
         logits, left = candidates.context.prior, [(1 - k / self.steps) ** 2 for k in range(self.steps + 1)]
-        noise = (1 - torch.arange(self.steps, device=cat.device, dtype=torch.float32) / self.steps) ** 2
-        moments = candidates.moments(1 - noise, noise)
-        for k, moment in enumerate(moments):
-            before, after = columns * k // self.steps, columns * (k + 1) // self.steps
-            if before == after and not self.schema.numbers:
-                continue  # nothing moves
+        hand = torch.arange(self.steps + 1, device=cat.device)
+        noise = (1 - hand[:-1].float() / self.steps) ** 2
+        # Columns without a choice are shown from the start: κ counts the others.
+        count = choice.sum(1)[:, None].clamp(min=1)
+        decided = count * hand[:, None, None] // self.steps
+        before = decided[:-1]
+        rates, odds = decided.diff(dim=0).float() / (count - before), self._odds(before.float() / count)
+        for k, moment in enumerate(candidates.moments(1 - noise, noise)):
             end, logits = candidates.endpoint(Rows(numbers.num, cat), moment)
             numbers.step(end, left[k], left[k + 1])
-            if after > before:
-                cat = self._jump(candidates, cat, logits, before / columns, (after - before) / (columns - before))
+            if len(self.levels):
+                cat = self._jump(candidates, cat, logits, odds[k], rates[k])
         return Rows(numbers.num, cat), logits
 
     def _evidence(self, factual: Rows, end: Rows, cost_weight: Tensor) -> Tensor:
@@ -137,31 +139,32 @@ class FlowBackbone(EndpointBackbone):
         the column's own state, which the path fixes. So the network is left with what the other columns say."""
         if self.source == "mask":
             return logits
-        odds = torch.as_tensor(self._odds(share))
-        return logits.scatter_add(2, cat[..., None], odds.log().expand_as(cat)[..., None])
+        return logits.scatter_add(2, cat[..., None], self._odds(share).log().expand_as(cat)[..., None])
 
-    def _odds(self, share: Tensor | float) -> Tensor | float:
+    def _odds(self, share: Tensor) -> Tensor:
         """How much likelier a state is if the endpoint is the same than if it is another: 1 over 1 − κ where it equals
         the factual; κ + (1 − κ) / L over (1 − κ) / L from uniform noise on L levels."""
         return 1 / (1 - share) if self.source == "factual" else 1 + self.levels * (share / (1 - share))
 
-    def _jump(self, candidates: Candidates, cat: Tensor, logits: Tensor, share: float, rate: float) -> Tensor:
-        """Let each column jump with probability rate · p(x⁺_d ≠ x_t,d | x_t), to a level drawn from p(x⁺_d | x_t)."""
+    def _jump(self, candidates: Candidates, cat: Tensor, logits: Tensor, odds: Tensor, rate: Tensor) -> Tensor:
+        """Let each column jump with probability rate · p(x⁺_d ≠ x_t,d | x_t), to a level drawn from p(x⁺_d | x_t).
+        odds: see `_odds`. rate: ``(R, 1)``."""
+        uniform = candidates.uniform()
         if self.source == "mask":
-            chance = rate * (cat == self.levels).to(logits.dtype)
-            return candidates.redraw(cat, self._due(candidates, chance), logits)
+            due = self._due(rate * (cat == self.levels).to(logits.dtype), uniform)
+            return candidates.redraw(cat, due, logits, uniform)
         # `_posterior` changes the odds of the state itself alone, so not where a jump leads.
         stay = logits.transpose(0, 1).softmax(2).gather(2, cat.T[..., None])[..., 0].T
         leave = 1 - stay
-        chance = rate * leave / (leave + self._odds(share) * stay)
+        chance = rate * leave / torch.addcmul(leave, odds, stay)
         if self.source == "factual":
             chance = chance.masked_fill_(self._known(cat, candidates.factual.cat), 0.0)
-        return candidates.redraw(cat, self._due(candidates, chance), logits, leave=True)
+        return candidates.redraw(cat, self._due(chance, uniform), logits, uniform, leave=True)
 
     @staticmethod
-    def _due(candidates: Candidates, chance: Tensor) -> Tensor:
+    def _due(chance: Tensor, uniform: Tensor) -> Tensor:
         """Which columns jump, bool ``(R, C)``, each with its chance. Systematic sampling: two columns jump at once only
         where more than one jump is due."""
-        passed = torch.cat([candidates.uniform()[:, :1], chance], 1).cumsum(1, dtype=torch.float64).floor_()
+        passed = torch.cat([uniform[:, -1:], chance], 1).cumsum(1, dtype=torch.float64).floor_()
         # Sums may round otherwise from column to column; what is certain does not hang on that.
         return (passed.diff() > 0) & (chance > 0) | (chance >= 1)

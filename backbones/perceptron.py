@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Rest = Callable[[Tensor, Tensor, Iterable[tuple[Tensor, ...]]], Tensor]
 
 
 class Modulation(nn.Module):
@@ -32,16 +34,23 @@ class FilmBlock(nn.Module):
 
     def __init__(self, hidden: int, width: int) -> None:
         super().__init__()
-        self.norm, self.modulation = nn.LayerNorm(hidden, elementwise_affine=False), Modulation(width, hidden, 2)
+        self.modulation = Modulation(width, hidden, 2)
         self.up, self.down = nn.Linear(hidden, hidden), nn.Linear(hidden, hidden)
 
     def modulate(self, condition: Tensor) -> tuple[Tensor, ...]:
-        """What `forward` takes of conditions ``(..., W)``: ``(..., 1, H)`` each."""
+        """What the block takes of conditions ``(..., W)``: ``(..., 1, H)`` each."""
         shift, scale = self.modulation(condition)
         return shift, 1 + scale
 
-    def forward(self, h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-        return h + self.down(F.silu(self.up(torch.addcmul(shift, self.norm(h), scale))))
+    def ready(self) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """The block as a function of h, shift and scale."""
+        up, up_bias, down, down_bias = self.up.weight, self.up.bias, self.down.weight, self.down.bias
+
+        def block(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+            normed = torch.addcmul(shift, torch.layer_norm(h, h.shape[-1:]), scale)
+            return h + F.linear(F.silu(F.linear(normed, up, up_bias)), down, down_bias)
+
+        return block
 
 
 class Perceptron(nn.Module):
@@ -58,16 +67,27 @@ class Perceptron(nn.Module):
         self.norm, self.last = nn.LayerNorm(width), nn.LayerNorm(hidden)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        return self.after(self.into(x.flatten(2)), x, self.modulations(condition))
+        return self.ready()(self.into(x.flatten(2)), x, self.modulations(condition))
 
     def modulations(self, condition: Tensor) -> list[tuple[Tensor, ...]]:
         """What each block takes of conditions ``(..., W)``."""
         return [block.modulate(condition) for block in self.blocks]  # type: ignore[operator]
 
-    def after(self, h: Tensor, x: Tensor, modulations: Iterable[tuple[Tensor, ...]]) -> Tensor:
-        """`forward`, once the first layer has made ``(B, S, H)`` of the columns."""
-        for block, modulation in zip(self.blocks, modulations, strict=True):
-            h = block(h, *modulation)
-        # Each column's own embedding next to what all columns say together. A norm over the sum would leave numbers,
-        # which need little of the former, too little of the latter.
-        return self.norm(x) + self.out(self.last(h)).view_as(x)
+    def ready(self) -> Rest:
+        """What follows the first layer, as a function of its output ``(B, S, H)``, the columns and the modulations.
+
+        Looking up a module's parts takes as long as multiplying a small matrix: once for many calls is enough.
+        """
+        blocks = [block.ready() for block in self.blocks]  # type: ignore[operator]
+        norm, last = (self.norm.weight, self.norm.bias), (self.last.weight, self.last.bias)
+        out, out_bias = self.out.weight, self.out.bias
+
+        def rest(h: Tensor, x: Tensor, modulations: Iterable[tuple[Tensor, ...]]) -> Tensor:
+            for block, modulation in zip(blocks, modulations, strict=True):
+                h = block(h, *modulation)
+            # Each column's own embedding next to what all columns say together. A norm over the sum would leave
+            # numbers, which need little of the former, too little of the latter.
+            together = F.linear(torch.layer_norm(h, h.shape[-1:], *last), out, out_bias)
+            return torch.layer_norm(x, x.shape[-1:], *norm) + together.view_as(x)
+
+        return rest

@@ -25,7 +25,8 @@ _PLAIN: dict[str, tuple[str, Any]] = {  # by annotation: in words, and the types
 
 def construct(target: Callable[..., T], group: str, given: Mapping[str, Any] | None, *arguments: Any) -> T:
     """``target(*arguments, **given)``. Raises ValueError, listing what exists, for options that it does not know, and
-    for values of another type than ``bool``, ``int``, ``float`` or ``str`` where a parameter is annotated so."""
+    for values of another type than ``bool``, ``int``, ``float`` or ``str``, or None beside it, where a parameter is
+    annotated so."""
     check_names(target, group, given, skip=len(arguments))
     _check_types(target, group, given or {})
     try:
@@ -66,10 +67,12 @@ def check_names(target: Callable[..., Any], group: str, given: Mapping[str, Any]
 def _check_types(target: Callable[..., Any], group: str, given: Mapping[str, Any]) -> None:
     for name, parameter in inspect.signature(target).parameters.items():
         annotated = parameter.annotation
-        kind = annotated if isinstance(annotated, str) else getattr(annotated, "__name__", "")
-        if name not in given or kind not in _PLAIN:
+        whole = annotated if isinstance(annotated, str) else getattr(annotated, "__name__", "")
+        kind = whole.removesuffix(" | None")
+        if name not in given or kind not in _PLAIN or (kind != whole and given[name] is None):
             continue
         told, types = _PLAIN[kind]
+        told += " or None" if kind != whole else ""
         value = given[name]
         # True is a whole number to Python.
         if not isinstance(value, types) or (isinstance(value, bool) and kind != "bool"):

@@ -198,8 +198,8 @@ def test_what_nothing_would_read_is_refused_before_the_start(override: str, monk
     ("backbone", "option", "value", "told"),
     [
         ("ar", "cost_prior", 7, "true or false, got 7"),
-        ("flow", "steps", 2.5, "a whole number, got 2.5"),
-        ("flow", "steps", True, "a whole number, got True"),
+        ("flow", "steps", 2.5, "a whole number or None, got 2.5"),
+        ("flow", "steps", True, "a whole number or None, got True"),
         ("diffusion", "rho", "seven", "a number, got 'seven'"),
         ("flow", "source", 1, "text, got 1"),
     ],

@@ -79,7 +79,7 @@ BACKBONES_MAY_IMPORT = {
         f"backbones.{part}"
         for part in (
             *("layers", "perceptron", "alphabet", "corruption", "posterior", "blocks", "replay", "decoder", "draft"),
-            *("scores", "descent", "denoiser", "candidates", "endpoint"),
+            *("scores", "descent", "columns", "denoiser", "candidates", "endpoint"),
         )
     ),
 }

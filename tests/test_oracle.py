@@ -189,23 +189,23 @@ def test_a_step_for_several_columns_costs_little_where_few_change() -> None:
 class WrongRate(FlowBackbone):
     """Forgets that fewer columns are left to be decided."""
 
-    def _jump(self, draft: Any, cat: Tensor, logits: Tensor, share: float, rate: float) -> Tensor:
-        return super()._jump(draft, cat, logits, share, rate if rate == 1.0 else 1.0 / cat.shape[1])
+    def _jump(self, draft: Any, cat: Tensor, logits: Tensor, odds: Tensor, rate: Tensor) -> Tensor:
+        return super()._jump(draft, cat, logits, odds, rate.masked_fill(rate < 1, 1.0 / cat.shape[1]))
 
 
 class Independent(FlowBackbone):
     """Lets columns jump together."""
 
     @staticmethod
-    def _due(draft: Any, chance: Tensor) -> Tensor:
-        return draft.uniform() < chance
+    def _due(chance: Tensor, uniform: Tensor) -> Tensor:
+        return torch.rand_like(chance) < chance
 
 
 class Unweighted(FlowBackbone):
     """Takes what the other columns say for the whole posterior."""
 
-    def _jump(self, draft: Any, cat: Tensor, logits: Tensor, share: float, rate: float) -> Tensor:
-        return super()._jump(draft, cat, logits, 0.0, rate)
+    def _jump(self, draft: Any, cat: Tensor, logits: Tensor, odds: Tensor, rate: Tensor) -> Tensor:
+        return super()._jump(draft, cat, logits, torch.ones_like(odds), rate)
 
 
 class ManyAtOnce(DiffusionBackbone):
