@@ -224,3 +224,15 @@ def test_noise_levels_fall_from_the_largest_to_the_smallest() -> None:
     # As a density of τ, the weight integrates to one.
     time = (torch.arange(20_000) + 0.5) / 20_000
     assert model._weight(model.sigma(time)).mean().item() == pytest.approx(1.0, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "numbers", "due"), [(3, 0, 3), (8, 0, 5), (12, 1, 6), (21, 0, 11), (2, 1, 5), (2, 2, 12)]
+)
+@pytest.mark.parametrize("kind", [FlowBackbone, DiffusionBackbone])
+def test_steps_follow_the_table(kind: type[EndpointBackbone], tokens: int, numbers: int, due: int) -> None:
+    codes = [Feature(f"c{i}", "categorical", "int64", levels=(0, 1)) for i in range(tokens)]
+    floats = [
+        Feature(f"x{i}", "continuous", "float64", bounds=(0.0, 1.0), quantiles=(0.0, 1.0)) for i in range(numbers)
+    ]
+    assert kind(Schema((*codes, *floats)), width=4, heads=1, layers=1).steps == due

@@ -20,10 +20,11 @@ from backbones.denoiser import Context, Endpoint
 from backbones.diffusion import DiffusionBackbone
 from backbones.endpoint import EndpointBackbone
 from backbones.flow import FlowBackbone
-from recourse_gen import Feature, Schema
+from recourse_gen import Constraints, Feature, Schema
 from recourse_gen.cost import RecourseCost
 from recourse_gen.noise import Noise
 from recourse_gen.rows import Rows
+from recourse_gen.transform import TableTransform
 
 LEVELS, PARTNERS = 4, 10
 KNOTS = tuple(float(knot) for knot in np.linspace(0, 1, 65) ** 2)
@@ -38,11 +39,12 @@ def table(tokens: int, numbers: int) -> Schema:
 
 
 class Oracle(nn.Module):
-    """The exact posterior under a law Q of K partners; it stands in for a `Denoiser`."""
+    """The exact posterior under a law Q of K partners; it stands in for a `Denoiser`. free: the first so many token
+    columns have a choice."""
 
-    def __init__(self, model: EndpointBackbone, partners: Rows, weight: Tensor) -> None:
+    def __init__(self, model: EndpointBackbone, partners: Rows, weight: Tensor, free: int) -> None:
         super().__init__()
-        self.owner = [model]
+        self.owner, self.free = [model], free
         self.partners, self.log_weight = model.encode(partners), weight.log()
         self.levels = nn.functional.one_hot(partners.cat, LEVELS).float()
 
@@ -59,26 +61,27 @@ class Oracle(nn.Module):
         log_p = self.log_weight - far
         flow = isinstance(model, FlowBackbone)
         progress = 1 - noise.item() ** 0.5
-        decided = int(state.cat.shape[1] * progress + 1e-4) if flow else 0
+        decided = int(self.free * progress + 1e-4) if flow else 0
         if state.cat.shape[1]:
             log_p = log_p + self.shown(context.cat, state.cat, getattr(model, "source", "mask"), decided)
         # A sampler that is wrong, or takes too few steps, gets into states that are impossible under Q.
         weight = torch.where(log_p.isfinite().any(1, keepdim=True), log_p, self.log_weight - far).softmax(1)
         logits = torch.einsum("rk,kcl->rcl", weight, self.levels).log().clamp(min=-1e30)
         if flow and state.cat.shape[1]:  # the backbone itself adds the likelihood of each column's own state
-            share = torch.tensor([[decided / state.cat.shape[1]]])
+            share = torch.tensor([[decided / self.free]])
             logits = logits - FlowBackbone._posterior(model, torch.zeros_like(logits), state.cat, share)
         return Endpoint(weight @ scores, logits)
 
     def shown(self, factual: Tensor, cat: Tensor, source: str, decided: int) -> Tensor:
         """log P(x_t | x⁺) ``(R, K)`` up to a constant: exactly `decided` random columns show the endpoint."""
-        same = cat[:, None] == self.partners.cat
+        factual, cat, ends = (codes[:, : self.free] for codes in (factual, cat, self.partners.cat))
+        same = cat[:, None] == ends
         if source == "mask":
             return torch.zeros(same.shape[:2]).masked_fill((~same & (cat < LEVELS)[:, None]).any(2), -math.inf)
         if source == "noise":  # decided columns are among those that agree
             return log_comb(same.sum(2), torch.tensor(decided))
         moved = (cat != factual)[:, None]
-        can_hide = (factual[:, None] == self.partners.cat) & ~moved
+        can_hide = (factual[:, None] == ends) & ~moved
         ways = log_comb(can_hide.sum(2), decided - moved.sum(2))
         return ways.masked_fill((moved & ~same).any(2), -math.inf)
 
@@ -92,30 +95,40 @@ def log_comb(n: Tensor, k: Tensor) -> Tensor:
 
 
 class Case:
-    """A law over partners, one factual and a sampler that knows the law."""
+    """A law over partners, one factual and a sampler that knows the law. immutable: so many of the last token columns
+    must stay as they are, and do in every partner."""
 
-    def __init__(self, model: EndpointBackbone, seed: int = 0) -> None:
+    def __init__(self, model: EndpointBackbone, seed: int = 0, immutable: int = 0) -> None:
         tokens, numbers = len(model.schema.tokens), len(model.schema.numbers)
+        free = tokens - immutable
         generator = torch.Generator().manual_seed(seed)
         cat = torch.randint(LEVELS, (PARTNERS, tokens), generator=generator)
         cat[0] = 0  # one partner is the factual's twin
         cat[1:4, 1:] = 0  # some leave most columns as they are
+        cat[:, free:] = 0
         num = torch.rand(PARTNERS, numbers, generator=generator) ** 2 * 0.8 + 0.05
         self.partners = Rows(num, cat)
         if tokens:
             cat[:, 0] = torch.arange(PARTNERS) % LEVELS
             for k in range(1, PARTNERS):  # all different
                 while (cat[:k] == cat[k]).all(1).any():
-                    cat[k] = torch.randint(LEVELS, (tokens,), generator=generator)
+                    cat[k, :free] = torch.randint(LEVELS, (free,), generator=generator)
         self.weight = torch.rand(PARTNERS, generator=generator) + 0.1
         self.weight /= self.weight.sum()
         self.factual = Rows(torch.full((1, numbers), 0.3), torch.zeros(1, tokens, dtype=torch.long))
         self.model = model.eval()
-        model.denoiser = Oracle(model, self.partners, self.weight)  # type: ignore[assignment]
+        model.denoiser = Oracle(model, self.partners, self.weight, free)  # type: ignore[assignment]
+        self.feasible = None
+        if immutable:
+            rules = Constraints(immutable=tuple(feature.name for feature in model.schema.tokens[free:]))
+            frame = TableTransform(model.schema).decode(self.factual)
+            self.feasible = rules.compile(model.schema, frame, self.factual)
 
     def sample(self, count: int) -> Rows:
         noise = Noise.of(self.factual, 3)
-        drawn = self.model.sample(self.factual, num_samples=count, cost_weight=torch.ones(1), noise=noise)
+        drawn = self.model.sample(
+            self.factual, num_samples=count, cost_weight=torch.ones(1), feasible=self.feasible, noise=noise
+        )
         return drawn.flatten()
 
     def nearest(self, drawn: Rows) -> tuple[Tensor, Tensor]:
@@ -157,6 +170,14 @@ def test_tokens_follow_q_exactly_once_there_is_a_step_per_column(
     name: str, options: dict[str, Any], steps: int
 ) -> None:
     case = Case(backbone(name, TOKENS, steps=steps, **options))
+    index, away = case.nearest(case.sample(20_000))
+    assert away.max() == 0.0, "every draw is a partner"
+    assert case.p_value(index) > 1e-4
+
+
+@pytest.mark.parametrize(("name", "options"), WAYS)
+def test_columns_without_a_choice_take_no_steps(name: str, options: dict[str, Any]) -> None:
+    case = Case(backbone(name, TOKENS, steps=3, **options), immutable=2)
     index, away = case.nearest(case.sample(20_000))
     assert away.max() == 0.0, "every draw is a partner"
     assert case.p_value(index) > 1e-4
