@@ -19,7 +19,7 @@ from recourse_gen.schema import Schema
 
 
 class DiffusionBackbone(EndpointBackbone):
-    """Mixed-type diffusion. At time τ exactly ⌈τC⌉ random token columns are masked.
+    """Mixed-type diffusion. At time τ exactly ⌈τC⌉ random token columns are masked, of the C that have a choice.
 
     For masked tokens every order of unmasking is exact. Columns without a choice are shown from the start, and each
     candidate unmasks the others in a random order, evenly over the steps: with at least as many steps one at a time,
@@ -109,7 +109,8 @@ class DiffusionBackbone(EndpointBackbone):
         numbers = Descent(sigma[0] * candidates.gaussian())
         cat, choice = candidates.begin(self.levels.expand_as(candidates.factual.cat))
         turn = candidates.uniform()[:, :-1].masked_fill(~choice, math.inf).argsort(1).argsort(1)
-        step = turn * self.steps // choice.sum(1, keepdim=True).clamp(min=1)
+        # As many are masked at each time as in training.
+        step = ((turn + 1) * self.steps - 1) // choice.sum(1, keepdim=True).clamp(min=1)
         noise = self.sigma(torch.linspace(1, 0, self.steps + 1, device=cat.device, dtype=torch.float32)[:-1])
         logits, moments = candidates.context.prior, candidates.moments(torch.ones_like(noise), noise)
         for k, moment in enumerate(moments):

@@ -38,8 +38,8 @@ class EndpointBackbone(Backbone):
     rao_blackwell: learn from the exact posterior of Q, not the one pair behind a state, see `backbones.posterior`. It
         takes what a state shows for true, so it needs corruption 0.
     steps: network evaluations of the sampler (at least 1). None takes half as many as there are token columns, at least
-        5, and at least 12 where several columns are numbers, whose path is curved. Tokens alone never take more than
-        there are columns.
+        5; at least 12 where these are fewer than ten for each number, whose path is curved. Tokens alone never take
+        more than there are columns.
     """
 
     levels: Tensor
@@ -61,11 +61,12 @@ class EndpointBackbone(Backbone):
         rao_blackwell: bool,
     ) -> None:
         super().__init__(schema)
+        tokens, numbers = len(schema.tokens), len(schema.numbers)
         if steps is None:
-            steps = max(12 if len(schema.numbers) > 1 else 5, math.ceil(len(schema.tokens) / 2))
+            steps = max(12 if tokens < 10 * numbers else 5, math.ceil(tokens / 2))
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
-        self.steps, self.replay = steps if schema.numbers else min(steps, len(schema.tokens)), Replay()
+        self.steps, self.replay = steps if numbers else min(steps, tokens), Replay()
         self.corruption = Corruption(corruption)
         if rao_blackwell and corruption:
             raise ValueError(f"rao_blackwell needs corruption=0, got {corruption}")

@@ -25,7 +25,7 @@ class FlowBackbone(EndpointBackbone):
     Three clocks, one hand:
         u: progress, even from 0 to 1; step k of K begins at u = k / K.
         s = (1 − u)²: noise left in the numbers (``noise_left``), t = 1 − s, so that steps get finer towards the end.
-        κ = ⌊uC⌋ / C: share of the token columns decided (``share``; ``before`` and ``after`` count columns).
+        κ = ⌊uC⌋ / C: share decided of the C token columns, in sampling of those that have a choice.
     At each step the network predicts the end, the numbers follow their ODE from s to the next s, and each undecided
     column jumps with probability rate · p(x⁺_d ≠ x_d | x_t). Exactly κC random columns are decided at a time, rather
     than each with probability κ: with at least C steps none decides more than one column, and then jumping follows the

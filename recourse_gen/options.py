@@ -35,14 +35,17 @@ def construct(target: Callable[..., T], group: str, given: Mapping[str, Any] | N
         raise ValueError(f"the {group} options {dict(given or {})} do not fit: {error}") from error
 
 
-def effective(target: Callable[..., Any], given: Mapping[str, Any], *, skip: int = 0) -> dict[str, Any]:
-    """All options of `target` by name, its first `skip` parameters left out: the given ones, else its defaults.
+def effective(target: Callable[..., T], given: Mapping[str, Any], made: T, *, skip: int = 0) -> dict[str, Any]:
+    """All options of `target` by name, its first `skip` parameters left out: the given ones, else its defaults; for None,
+    what was taken for it, if `made`, which is made of them, has a number or text of that name.
 
     What is saved has to say them all, or a later release with other defaults would read it as something else.
     """
     parameters = list(inspect.signature(target).parameters.values())[skip:]
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
-    return {**defaults, **given}
+    told = {**defaults, **given}
+    taken = {name: getattr(made, name, None) for name, value in told.items() if value is None}
+    return {**told, **{name: value for name, value in taken.items() if isinstance(value, (bool, int, float, str))}}
 
 
 def as_options(group: str, given: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -141,7 +141,7 @@ class RecourseGenerator(Shareable):
             resume=resume,
             settings={
                 "backbone": self.backbone,
-                "backbone_options": effective(backbone_class, self.backbone_options, skip=1),
+                "backbone_options": effective(backbone_class, self.backbone_options, model, skip=1),
                 "pairs": asdict(self.pair_options),
                 "constraints": self.constraints.to_dict(),
                 "schema": schema.to_json(),
@@ -252,7 +252,7 @@ class RecourseGenerator(Shareable):
             "backbone": self.backbone,
             "seed": self.seed,
             "target_class": self.target_class,
-            "backbone_options": effective(type(model), self.backbone_options, skip=1),
+            "backbone_options": effective(type(model), self.backbone_options, model, skip=1),
             "pairs": asdict(self.pair_options),
             "training": asdict(self.training_options),
             "audit": self.audit_options,

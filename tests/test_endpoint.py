@@ -21,6 +21,7 @@ from backbones.flow import SOURCES, FlowBackbone
 from recourse_gen import Constraints, Feature, Schema
 from recourse_gen.constraints import changed_cells
 from recourse_gen.noise import Noise
+from recourse_gen.options import effective
 from recourse_gen.rows import Rows
 from recourse_gen.transform import TableTransform
 
@@ -227,7 +228,7 @@ def test_noise_levels_fall_from_the_largest_to_the_smallest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tokens", "numbers", "due"), [(3, 0, 3), (8, 0, 5), (12, 1, 6), (21, 0, 11), (2, 1, 5), (2, 2, 12)]
+    ("tokens", "numbers", "due"), [(3, 0, 3), (8, 0, 5), (21, 0, 11), (12, 1, 6), (9, 1, 12), (2, 2, 12), (30, 1, 15)]
 )
 @pytest.mark.parametrize("kind", [FlowBackbone, DiffusionBackbone])
 def test_steps_follow_the_table(kind: type[EndpointBackbone], tokens: int, numbers: int, due: int) -> None:
@@ -236,3 +237,10 @@ def test_steps_follow_the_table(kind: type[EndpointBackbone], tokens: int, numbe
         Feature(f"x{i}", "continuous", "float64", bounds=(0.0, 1.0), quantiles=(0.0, 1.0)) for i in range(numbers)
     ]
     assert kind(Schema((*codes, *floats)), width=4, heads=1, layers=1).steps == due
+
+
+@pytest.mark.parametrize("kind", [FlowBackbone, DiffusionBackbone])
+def test_what_is_saved_says_how_many_steps_there_were(kind: type[EndpointBackbone]) -> None:
+    model = kind(MIXED, width=8, heads=2, layers=1)
+    assert effective(kind, {"width": 8}, model, skip=1)["steps"] == model.steps == 12
+    assert effective(kind, {"steps": 4}, model, skip=1)["steps"] == 4

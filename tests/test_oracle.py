@@ -169,15 +169,17 @@ WAYS: list[tuple[str, dict[str, Any]]] = [
 def test_tokens_follow_q_exactly_once_there_is_a_step_per_column(
     name: str, options: dict[str, Any], steps: int
 ) -> None:
-    case = Case(backbone(name, TOKENS, steps=steps, **options))
+    case = Case(backbone(name, TOKENS, **options))
+    case.model.steps = steps  # more than there are columns: in some of them, nothing is due
     index, away = case.nearest(case.sample(20_000))
     assert away.max() == 0.0, "every draw is a partner"
     assert case.p_value(index) > 1e-4
 
 
 @pytest.mark.parametrize(("name", "options"), WAYS)
-def test_columns_without_a_choice_take_no_steps(name: str, options: dict[str, Any]) -> None:
-    case = Case(backbone(name, TOKENS, steps=3, **options), immutable=2)
+@pytest.mark.parametrize("steps", [3, 5])
+def test_columns_without_a_choice_take_no_steps(name: str, options: dict[str, Any], steps: int) -> None:
+    case = Case(backbone(name, TOKENS, steps=steps, **options), immutable=2)
     index, away = case.nearest(case.sample(20_000))
     assert away.max() == 0.0, "every draw is a partner"
     assert case.p_value(index) > 1e-4
@@ -195,11 +197,25 @@ def test_numbers_and_mixed_rows_follow_q_with_many_steps(
 
 
 @pytest.mark.parametrize(("name", "options"), WAYS)
-@pytest.mark.parametrize("columns", [TOKENS, NUMBERS, MIXED])
+@pytest.mark.parametrize("columns", [TOKENS, NUMBERS, MIXED, (0, 1), (2, 1)])
 def test_the_default_number_of_steps_is_enough(name: str, options: dict[str, Any], columns: tuple[int, int]) -> None:
     case = Case(backbone(name, columns, **options))
     skill = case.skill(case.sample(4000))
     assert skill > 0.95
+
+
+@pytest.mark.parametrize(("free", "steps"), [(3, 12), (3, 3), (5, 2), (5, 3), (5, 5), (2, 7)])
+def test_diffusion_masks_as_many_columns_as_in_training(free: int, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    masked, asked = [], Candidates.endpoint
+    case = Case(backbone("diffusion", (5, 2), steps=steps), immutable=5 - free)
+
+    def noted(candidates: Candidates, state: Rows, moment: Any) -> Endpoint:
+        masked.append((state.cat == LEVELS).sum(1).unique().tolist())
+        return asked(candidates, state, moment)
+
+    monkeypatch.setattr(Candidates, "endpoint", noted)
+    case.sample(100)
+    assert masked == [[math.ceil(free * (steps - k) / steps)] for k in range(steps)]
 
 
 def test_a_step_for_several_columns_costs_little_where_few_change() -> None:
