@@ -36,8 +36,8 @@ def construct(target: Callable[..., T], group: str, given: Mapping[str, Any] | N
 
 
 def effective(target: Callable[..., T], given: Mapping[str, Any], made: T, *, skip: int = 0) -> dict[str, Any]:
-    """All options of `target` by name, its first `skip` parameters left out: the given ones, else its defaults; for None,
-    what was taken for it, if `made`, which is made of them, has a number or text of that name.
+    """All options of `target` by name, its first `skip` parameters left out: the given ones, else its defaults; for
+    None, what was taken for it, if `made`, which is made of them, has a number or text of that name.
 
     What is saved has to say them all, or a later release with other defaults would read it as something else.
     """
