@@ -149,8 +149,8 @@ OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"training": {"steps": "many"}}, "training.steps"),
     ({"audit": {"trees": 3}}, "unknown option audit.trees; known are: consensus_threshold"),
     *(
-        ({"audit": {"consensus_threshold": value}}, "consensus_threshold must be a number from 0 to 1, got")
-        for value in ("x", 1.5, True, float("nan"))
+        ({"audit": {"consensus_threshold": value}}, f"consensus_threshold must be a number {told}, got")
+        for value, told in (("x", "or None"), (True, "or None"), (1.5, "from 0 to 1"), (float("nan"), "from 0 to 1"))
     ),
     *(({"pairs": {"cost_weight": value}}, "pairs.cost_weight must be") for value in (0, 1e39, (1.0, 1e300), 1e-46)),
     ({"schema": {"kind": {}}}, "unknown option schema.kind; known are: kinds"),
