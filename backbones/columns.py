@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -33,11 +34,22 @@ class WaveEmbedding(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        features = torch.cat([x, torch.addcmul(self.phase, x, self.frequency).sin()], -1)
-        if self.weight.shape[0] == 1:
-            return self.out(F.silu(features @ self.weight[0] + self.bias[0]))
-        by_column = torch.baddbmm(self.bias[:, None], features.transpose(0, 1), self.weight)
-        return self.out(F.silu(by_column.transpose(0, 1)))
+        return self.ready()(x)
+
+    def ready(self) -> Callable[[Tensor], Tensor]:
+        """`forward`, its weights looked up once for many calls."""
+        phase, frequency, out, out_bias = self.phase, self.frequency, self.out.weight, self.out.bias
+        alone = len(self.weight) == 1
+        weight, bias = (self.weight[0], self.bias[0]) if alone else (self.weight, self.bias[:, None])
+
+        def embed(x: Tensor) -> Tensor:
+            features = torch.cat([x, torch.addcmul(phase, x, frequency).sin()], -1)
+            if alone:
+                return F.linear(F.silu(features @ weight + bias), out, out_bias)
+            by_column = torch.baddbmm(bias, features.transpose(0, 1), weight)
+            return F.linear(F.silu(by_column.transpose(0, 1)), out, out_bias)
+
+        return embed
 
 
 class NumberColumns(nn.Module):

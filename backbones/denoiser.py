@@ -7,7 +7,7 @@ numbers need is E[x⁺ | x_t, x]; all that masked diffusion and discrete flows o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -30,7 +30,7 @@ class Context(NamedTuple):
     columns: ``(B, D, W)`` embedded. condition: of λ, ``(B, W)``. cat: the factuals' codes ``(B, C)``.
     prior: logits ``(B, C, L)`` before the network has its say: what the cost suggests, and a bias.
     entry: for a perceptron, what its first layer makes of the columns; None for other bodies.
-    tokens: what is asked of token columns at every step; None without any.
+    tokens, numbers: what is asked of token columns, and the embedding of numbers, at every step; None without any.
     """
 
     columns: Tensor
@@ -39,6 +39,7 @@ class Context(NamedTuple):
     prior: Tensor
     entry: Entry | None = None
     tokens: Tables | None = None
+    numbers: Callable[[Tensor], Tensor] | None = None
 
 
 class Entry(NamedTuple):
@@ -129,7 +130,8 @@ class Denoiser(nn.Module):
             columns.append(self.numbers.factual(factual.num[..., None]))
         condition, embedded = self.weight_condition(cost_weight.log()[:, None]), torch.cat(columns, 1) + self.position
         tokens = None if self.tokens is None else self.tokens.ready()
-        return Context(embedded, condition, factual.cat, prior, self._entry(embedded), tokens)
+        numbers = None if self.numbers is None else self.numbers.state.ready()
+        return Context(embedded, condition, factual.cat, prior, self._entry(embedded), tokens, numbers)
 
     def moments(self, context: Context, signal: Tensor, noise: Tensor) -> Iterator[Moment]:
         """K times in turn, where x_t = signal·x⁺ + noise·ε, from these coefficients ``(K, 1, 1)`` or ``(K, B, 1)``."""
@@ -155,8 +157,8 @@ class Denoiser(nn.Module):
         if context.tokens is not None:
             moves = context.tokens.moves(context.cat, state.cat.unflatten(0, each)).flatten(0, 1)
             columns.append(F.embedding(moves, context.tokens.vectors))
-        if self.numbers is not None:
-            numbers = self.numbers.state((state.num * moment.scale)[..., None])
+        if context.numbers is not None:
+            numbers = context.numbers((state.num * moment.scale)[..., None])
             columns.append(numbers)
         x = context.columns[:, None] + torch.cat(columns, 1).unflatten(0, each)
         if context.entry is not None:

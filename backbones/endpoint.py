@@ -37,9 +37,9 @@ class EndpointBackbone(Backbone):
     corruption: share of the tokens seen in training that belong to another draw of Q, see `backbones.corruption`.
     rao_blackwell: learn from the exact posterior of Q, not the one pair behind a state, see `backbones.posterior`. It
         takes what a state shows for true, so it needs corruption 0.
-    steps: network evaluations of the sampler (at least 1). None takes half as many as there are token columns, at least
-        5; at least 12 where these are fewer than ten for each number, whose path is curved. Tokens alone never take
-        more than there are columns.
+    steps: network evaluations of the sampler (at least 1). None takes two for every three token columns, at least 5;
+        at least 12 where these are fewer than ten for each number, whose path is curved. Tokens alone never take more
+        than there are columns.
     """
 
     levels: Tensor
@@ -63,7 +63,7 @@ class EndpointBackbone(Backbone):
         super().__init__(schema)
         tokens, numbers = len(schema.tokens), len(schema.numbers)
         if steps is None:
-            steps = max(12 if tokens < 10 * numbers else 5, math.ceil(tokens / 2))
+            steps = max(12 if tokens < 10 * numbers else 5, math.ceil(2 * tokens / 3))
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
         self.steps, self.replay = steps if numbers else min(steps, tokens), Replay()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -20,6 +22,18 @@ def _mix(x: Tensor) -> Tensor:
     x *= 0x846CA68B
     x &= _MASK
     return x.bitwise_xor_(x >> 16)
+
+
+@lru_cache(maxsize=32)
+def _salts(seed: int, words: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Where a seed's keys start, int64 ``(2,)``, and a salt for each word ``(words, 2)``. Hashed with a salt of its
+    own, each tells its place in the sum of all."""
+    with torch.inference_mode(False):
+        start = _mix(torch.tensor([seed & _MASK, ~seed & _MASK], device=device))
+        if high := seed >> 32 & _MASK:
+            start = _mix(start ^ high)
+        place = torch.arange(1, words + 1, device=device)[:, None]
+        return start, _mix(start + place * 0x9E3779B9)
 
 
 class Noise:
@@ -41,12 +55,7 @@ class Noise:
         # Adding zero turns −0.0 into 0.0: equal rows must have equal bits.
         bits = (rows.num + 0.0).contiguous().view(torch.int32).to(torch.int64)
         words = torch.cat([bits & _MASK, rows.cat], 1)
-        # Every column's word is hashed with a salt of its own, so that the sum of all tells their places apart.
-        start = _mix(torch.tensor([seed & _MASK, ~seed & _MASK], device=words.device))
-        if high := seed >> 32 & _MASK:
-            start = _mix(start ^ high)
-        place = torch.arange(1, words.shape[1] + 1, device=words.device)[:, None]
-        salts = _mix(start + place * 0x9E3779B9)
+        start, salts = _salts(int(seed), words.shape[1], words.device)
         return cls(_mix(start + _mix(words[..., None] ^ salts).sum(1)), first_sample=first_sample)
 
     def take(self, index: Tensor) -> Noise:
